@@ -1,0 +1,82 @@
+"""The IPv4 addresses that an IPv6 address carries: a packet to one can end at the other.
+
+Each form is a fact from an RFC; whether such an address may be reached is not decided here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from netaddr import IPAddress, IPNetwork
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+RFC6052_LENGTHS = (32, 40, 48, 56, 64, 96)
+"""The prefix lengths at which a NAT64 translator may put an IPv4 address (RFC 6052 §2.2)."""
+
+_MASK_32 = 0xFFFF_FFFF
+_MASK_56 = (1 << 56) - 1
+_ISATAP_MASK = 0xFCFF_FFFF  # the universal and the group bit may be set (RFC 4291 appendix A)
+_ISATAP = 0x0000_5EFE
+
+
+def rfc6052(value: int, length: int) -> int:
+    """The IPv4 address behind a prefix of `length` bits, bits 64-71 left out (RFC 6052 §2.2)."""
+    if length == 96:  # noqa: PLR2004 - the one length that has no octet to skip
+        return value & _MASK_32
+    without_u = (value >> 64) << 56 | value & _MASK_56
+    return without_u >> (120 - 32 - length) & _MASK_32
+
+
+def _at(*shifts: int) -> Callable[[int], tuple[int, ...]]:
+    return lambda value: tuple(value >> shift & _MASK_32 for shift in shifts)
+
+
+def _rfc6052_at(*lengths: int) -> Callable[[int], tuple[int, ...]]:
+    return lambda value: tuple(rfc6052(value, length) for length in lengths)
+
+
+def _teredo(value: int) -> tuple[int, ...]:
+    """The server, and the client's address with its bits flipped (RFC 4380 §4)."""
+    return value >> 64 & _MASK_32, ~value & _MASK_32
+
+
+_CARRIERS: tuple[tuple[IPNetwork, Callable[[int], tuple[int, ...]]], ...] = (
+    (IPNetwork("::/96"), _at(0)),  # IPv4-compatible, RFC 4291 §2.5.5.1
+    (IPNetwork("::ffff:0:0/96"), _at(0)),  # IPv4-mapped, RFC 4291 §2.5.5.2
+    (IPNetwork("::ffff:0:0:0/96"), _at(0)),  # IPv4-translated (SIIT), RFC 2765 §2.1
+    (IPNetwork("64:ff9b::/96"), _at(0)),  # NAT64 well-known prefix, RFC 6052 §2.1
+    (IPNetwork("64:ff9b:1::/48"), _rfc6052_at(48, 56, 64, 96)),  # NAT64 local use, RFC 8215 §3
+    (IPNetwork("2002::/16"), _at(80)),  # 6to4, RFC 3056 §2
+    (IPNetwork("2001::/32"), _teredo),  # Teredo, RFC 4380 §4
+)
+_RANGES = tuple((network.first, network.last, extract) for network, extract in _CARRIERS)
+
+
+def is_isatap(address: IPAddress) -> bool:
+    """Whether the interface identifier is ISATAP's, under any prefix (RFC 5214 §6.1)."""
+    return address.version == 6 and int(address) >> 32 & _ISATAP_MASK == _ISATAP  # noqa: PLR2004 - IP versions
+
+
+def embedded_ipv4(address: IPAddress) -> Iterator[IPAddress]:
+    """Every IPv4 address that `address` carries by its form alone; none for an IPv4 address, `::` and `::1`."""
+    value = int(address)
+    if address.version == 4 or value <= 1:  # noqa: PLR2004 - IP versions
+        return
+    for first, last, extract in _RANGES:
+        if first <= value <= last:
+            yield from (IPAddress(carried, 4) for carried in extract(value))
+    if is_isatap(address):
+        yield IPAddress(value & _MASK_32, 4)
+
+
+def translated(address: IPAddress, translators: tuple[IPNetwork, ...]) -> IPAddress:
+    """What a declared NAT64 translator would reach for `address`; the address itself if no prefix holds it.
+
+    translators: prefixes whose lengths are in RFC6052_LENGTHS.
+    """
+    for prefix in translators:
+        if address in prefix:
+            return IPAddress(rfc6052(int(address), prefix.prefixlen), 4)
+    return address

@@ -1,0 +1,266 @@
+"""The judge: one pure function, asked by the daemon, by `check`, by `explain` and by the policy's own tests.
+
+`decide` is asked once with the destination as the client spelt it, so that a refused name is never looked up,
+and once more with the addresses found. Only `decide` makes an `Allow`, and an `Allow` is all that a dialer takes:
+to resolve again and connect by name, which is how DNS rebinding gets in, cannot be written by accident.
+Nothing here reads a socket, a clock, a file or the environment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from typing import TYPE_CHECKING, Final, Never, final
+
+from proxyd.policy.embedded import embedded_ipv4, translated
+from proxyd.policy.special import (
+    LOCALHOST_ADDRESSES,
+    is_localhost,
+    locked_address,
+    metadata_name,
+    reserved_name,
+    special_address,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from netaddr import IPAddress
+
+    from proxyd.policy.address import Destination, Resolution
+    from proxyd.policy.model import Client, PermitRow, Snapshot
+
+
+class Reason(StrEnum):
+    """Why a request was not served. The word is the same in the log, in the response and in the README."""
+
+    # The judgement, in its order
+    CLIENT_UNKNOWN = "client_unknown"
+    MALFORMED_TARGET = "malformed_target"
+    PORT_DENIED = "port_denied"
+    NAME_LOCKED = "name_locked"
+    NAME_DENIED = "name_denied"
+    NAME_RESERVED = "name_reserved"
+    NOT_ALLOWLISTED = "not_allowlisted"
+    ADDRESS_LOCKED = "address_locked"
+    ADDRESS_DENIED = "address_denied"
+    # What was sent to us
+    MALFORMED_REQUEST = "malformed_request"
+    HEAD_TOO_LARGE = "head_too_large"
+    HEAD_TIMEOUT = "head_timeout"
+    METHOD_REFUSED = "method_refused"
+    EXPECTATION_FAILED = "expectation_failed"
+    VERSION_UNSUPPORTED = "version_unsupported"
+    CODING_UNSUPPORTED = "coding_unsupported"
+    LOOP_DETECTED = "loop_detected"
+    # What we ran into
+    CONNECTION_LIMIT = "connection_limit"
+    AUDIT_UNWRITABLE = "audit_unwritable"
+    INTERNAL_ERROR = "internal_error"
+    DNS_ERROR = "dns_error"
+    DNS_TIMEOUT = "dns_timeout"
+    CONNECT_REFUSED = "connect_refused"
+    CONNECT_UNREACHABLE = "connect_unreachable"
+    CONNECT_TIMEOUT = "connect_timeout"
+    OUT_OF_RESOURCES = "out_of_resources"
+    ORIGIN_MALFORMED = "origin_malformed"
+    ORIGIN_CLOSED = "origin_closed"
+    ORIGIN_TIMEOUT = "origin_timeout"
+
+
+class Step(StrEnum):
+    """The steps of the judgement, in the order in which they are taken."""
+
+    CLIENT = "client"
+    FORM = "form"
+    PORT = "port"
+    NAME = "name"
+    ALLOWLIST = "allowlist"
+    ADDRESSES = "addresses"
+
+
+STEP_OF: Final = {
+    Reason.CLIENT_UNKNOWN: Step.CLIENT,
+    Reason.MALFORMED_TARGET: Step.FORM,
+    Reason.PORT_DENIED: Step.PORT,
+    Reason.NAME_LOCKED: Step.NAME,
+    Reason.NAME_DENIED: Step.NAME,
+    Reason.NAME_RESERVED: Step.NAME,
+    Reason.NOT_ALLOWLISTED: Step.ALLOWLIST,
+    Reason.ADDRESS_LOCKED: Step.ADDRESSES,
+    Reason.ADDRESS_DENIED: Step.ADDRESSES,
+}
+"""Where in the judgement each denial is pronounced."""
+
+
+class NeedAddresses(Enum):
+    """The type of NEED_ADDRESSES."""
+
+    NEED_ADDRESSES = "need addresses"
+
+    def __bool__(self) -> Never:
+        raise TypeError("a verdict is not a truth value; ask what it is")
+
+
+NEED_ADDRESSES: Final = NeedAddresses.NEED_ADDRESSES
+"""The name is not refused: resolve it and ask again with the addresses."""
+
+_SEAL: Final = object()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Deny:
+    """A refusal.
+
+    rule: the row that refused, as `Row.label` or the built-in row's own words.
+    name: the name that was refused, if it was one of a CNAME chain.
+    address: the address that was refused, if it was one. For the log only: a client never learns it (ATTACKS 9).
+    """
+
+    reason: Reason
+    rule: str
+    name: str | None = None
+    address: IPAddress | None = None
+
+    def __bool__(self) -> Never:
+        raise TypeError("a verdict is not a truth value; ask what it is")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """The capability to connect: these addresses, this port, nothing else. Made by `decide` alone.
+
+    rule: the row that allowed it, or "default".
+    permitted: whether a [[permit]] opened the destination, so that identity headers must not go there.
+    would: the denial that report mode let through.
+    """
+
+    destination: Destination
+    addresses: tuple[IPAddress, ...]
+    rule: str
+    permitted: bool
+    would: Deny | None
+    seal: object = field(repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.seal is not _SEAL or not self.addresses:
+            raise TypeError("only decide() makes an Allow")
+
+    def __bool__(self) -> Never:
+        raise TypeError("a verdict is not a truth value; ask what it is")
+
+
+def decide(
+    destination: Destination, client: Client | None, snapshot: Snapshot, found: Resolution | None = None
+) -> Allow | Deny | NeedAddresses:
+    """Judge one request. The first step that refuses wins.
+
+    client: who asks, from `Snapshot.identify`; None is nobody, and refused.
+    found: what DNS said of the name, once it was asked for. A literal and a localhost name need none, and
+        what is given for them is ignored.
+    """
+    if client is None:
+        return Deny(Reason.CLIENT_UNKNOWN, "client")
+    permits = snapshot.permits(destination)
+    for refusal in _refused_as_asked(destination, snapshot, permits):
+        return refusal
+    miss = _missed_allowlist(destination, snapshot, permits)
+    if miss is not None and snapshot.policy.destinations.mode == "enforce":
+        return miss
+    addresses = _known_addresses(destination, permits) or (found.addresses if found else None)
+    if addresses is None:
+        return NEED_ADDRESSES
+    chain = found.chain if found and destination.address is None else ()
+    for refusal in _refused_answers(chain, addresses, destination.port, snapshot, permits):
+        return refusal
+    return Allow(destination, addresses, _rule(destination, snapshot, permits), bool(permits), miss, _SEAL)
+
+
+def _refused_as_asked(destination: Destination, snapshot: Snapshot, permits: tuple[PermitRow, ...]) -> Iterator[Deny]:
+    """Steps 4 and 5: what can be said of the port and the name before any lookup."""
+    if not permits and not snapshot.policy.destinations.port_is_open(destination.port):
+        yield Deny(Reason.PORT_DENIED, f"port {destination.port}")
+    yield from _refused_name(destination.host, snapshot, permits)
+
+
+def _refused_name(host: str, snapshot: Snapshot, permits: tuple[PermitRow, ...]) -> Iterator[Deny]:
+    """Step 5, for the name asked for and for every name of its CNAME chain. Metadata names have no exception."""
+    row = snapshot.denied_name(host)
+    if (metadata := metadata_name(host)) is not None:
+        yield Deny(Reason.NAME_LOCKED, row.label if row else metadata.what, host)
+    if permits:
+        return
+    if row is not None:
+        yield Deny(Reason.NAME_DENIED, row.label, host)
+    if (reserved := reserved_name(host)) is not None:
+        yield Deny(Reason.NAME_RESERVED, reserved.what, host)
+
+
+def _missed_allowlist(destination: Destination, snapshot: Snapshot, permits: tuple[PermitRow, ...]) -> Deny | None:
+    if permits or snapshot.policy.destinations.default == "allow" or snapshot.allowed(destination):
+        return None
+    return Deny(Reason.NOT_ALLOWLISTED, "allowlist")
+
+
+def _known_addresses(destination: Destination, permits: tuple[PermitRow, ...]) -> tuple[IPAddress, ...] | None:
+    """What needs no DNS. Of localhost's two addresses those count that a permit opens, and both if none does."""
+    if destination.address is not None:
+        return (destination.address,)
+    if is_localhost(destination.host):
+        opened = tuple(each for each in LOCALHOST_ADDRESSES if any(permit.opens(each) for permit in permits))
+        return opened or LOCALHOST_ADDRESSES
+    return None
+
+
+def _refused_answers(
+    chain: tuple[str, ...],
+    addresses: tuple[IPAddress, ...],
+    port: int,
+    snapshot: Snapshot,
+    permits: tuple[PermitRow, ...],
+) -> Iterator[Deny]:
+    """Step 7: one bad answer refuses all of them; what is locked is said before what is merely denied."""
+    for name in chain:
+        yield from _refused_name(name, snapshot, permits)
+    for address in addresses:
+        yield from _locked(address, port, snapshot)
+    for address in addresses:
+        opened = any(permit.opens(address) for permit in permits)
+        yield from _denied(address, snapshot, opened=opened)
+
+
+def _locked(address: IPAddress, port: int, snapshot: Snapshot) -> Iterator[Deny]:
+    """What nothing opens: metadata endpoints, unspecified addresses, proxyd itself."""
+    for each in _judged(address, snapshot):
+        if (row := locked_address(each)) is not None:
+            denied = snapshot.denied_address(each)
+            yield Deny(Reason.ADDRESS_LOCKED, denied.label if denied else row.what, address=address)
+        if snapshot.own.holds(each, port):
+            yield Deny(Reason.ADDRESS_LOCKED, "proxyd itself", address=address)
+
+
+def _denied(address: IPAddress, snapshot: Snapshot, *, opened: bool) -> Iterator[Deny]:
+    """Special-purpose addresses and [[deny]] rows. A permit opens the address itself, never what it carries."""
+    for each in _judged(address, snapshot):
+        if opened and each is address:
+            continue
+        if (row := snapshot.denied_address(each)) is not None:
+            yield Deny(Reason.ADDRESS_DENIED, row.label, address=address)
+        elif (special := special_address(each)) is not None:
+            yield Deny(Reason.ADDRESS_DENIED, special.what, address=address)
+
+
+def _judged(address: IPAddress, snapshot: Snapshot) -> Iterator[IPAddress]:
+    """The address and every IPv4 address it carries; behind a declared translator, only the one it translates to."""
+    behind = translated(address, snapshot.policy.dns.nat64)
+    yield behind
+    yield from embedded_ipv4(behind)
+
+
+def _rule(destination: Destination, snapshot: Snapshot, permits: tuple[PermitRow, ...]) -> str:
+    if permits:
+        return permits[0].label
+    row = snapshot.allowed(destination)
+    return row.label if row else "default"
