@@ -155,7 +155,7 @@ def _destination(host: str, port: int) -> Destination:
 
 
 def _ipv4(text: str) -> IPAddress:
-    """A strict dotted quad. `127.1`, `0x7f.1`, `0177.0.0.1` and `127.0.0.1.` mean different hosts to different readers."""
+    """A strict dotted quad: `127.1`, `0x7f.1` and `0177.0.0.1` are different hosts to different readers."""
     try:
         return IPAddress(text, 4)
     except AddrFormatError:

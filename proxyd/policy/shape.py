@@ -93,7 +93,7 @@ class Table(Generic[T]):
         before = len(problems)
         keys = self._keys()
         prefix = f"{path}." if path else ""
-        for unknown in value.keys() - keys.keys():
+        for unknown in (name for name in value if name not in keys):
             problems.append(f"{prefix}{unknown}: {_unknown(unknown, keys)}")
         found = {
             name: each.metadata["reader"].read(value[name], prefix + name, problems)
