@@ -1,0 +1,99 @@
+"""What a refusal looks like: status, reason phrase, Proxy-Status (RFC 9209) and problem document (RFC 9457).
+
+It tells a person or a language model whose fault it is and what to do, and nothing else: no address that a
+name resolved to, no way to open the policy, no byte of the request (ATTACKS 9).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+
+import h11
+
+from proxyd.http.fields import OUR_NAME
+from proxyd.policy.verdict import Reason
+
+_POLICY = "Refused by policy; do not retry. Ask your operator, citing this decision id."
+_REQUEST = "The request cannot be understood in exactly one way; do not retry it unchanged."
+_LATER = "The destination could not be reached; it may help to try again later."
+_ORIGIN = "The destination answered with something that is no valid HTTP; do not retry soon."
+_BUSY = "The proxy cannot serve this now; try again in a moment."
+_BROKEN = "The proxy cannot serve requests; tell your operator, citing this decision id."
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    proxy_error: str  # a Proxy Error Type of RFC 9209 §2.3
+    advice: str
+
+
+# Denials are 403 by design, also where RFC 9209 recommends 502: the client tells them from failures by the status.
+_ANSWERS: Final = {
+    Reason.CLIENT_UNKNOWN: _Answer(403, "http_request_denied", _POLICY),
+    Reason.MALFORMED_TARGET: _Answer(400, "http_request_error", _REQUEST),
+    Reason.PORT_DENIED: _Answer(403, "http_request_denied", _POLICY),
+    Reason.NAME_LOCKED: _Answer(403, "http_request_denied", _POLICY),
+    Reason.NAME_DENIED: _Answer(403, "http_request_denied", _POLICY),
+    Reason.NAME_RESERVED: _Answer(403, "http_request_denied", _POLICY),
+    Reason.NOT_ALLOWLISTED: _Answer(403, "http_request_denied", _POLICY),
+    Reason.ADDRESS_LOCKED: _Answer(403, "destination_ip_prohibited", _POLICY),
+    Reason.ADDRESS_DENIED: _Answer(403, "destination_ip_prohibited", _POLICY),
+    Reason.MALFORMED_REQUEST: _Answer(400, "http_request_error", _REQUEST),
+    Reason.HEAD_TOO_LARGE: _Answer(431, "http_request_error", _REQUEST),
+    Reason.HEAD_TIMEOUT: _Answer(408, "http_request_error", _REQUEST),
+    Reason.METHOD_REFUSED: _Answer(405, "http_request_denied", _POLICY),
+    Reason.EXPECTATION_FAILED: _Answer(417, "http_request_error", _REQUEST),
+    Reason.VERSION_UNSUPPORTED: _Answer(505, "http_request_error", _REQUEST),
+    Reason.CODING_UNSUPPORTED: _Answer(501, "http_request_error", _REQUEST),
+    Reason.LOOP_DETECTED: _Answer(502, "proxy_loop_detected", _POLICY),
+    Reason.CONNECTION_LIMIT: _Answer(503, "proxy_internal_response", _BUSY),
+    Reason.AUDIT_UNWRITABLE: _Answer(503, "proxy_internal_error", _BROKEN),
+    Reason.INTERNAL_ERROR: _Answer(500, "proxy_internal_error", _BROKEN),
+    Reason.DNS_ERROR: _Answer(502, "dns_error", _LATER),
+    Reason.DNS_TIMEOUT: _Answer(504, "dns_timeout", _LATER),
+    Reason.CONNECT_REFUSED: _Answer(502, "connection_refused", _LATER),
+    Reason.CONNECT_UNREACHABLE: _Answer(502, "destination_ip_unroutable", _LATER),
+    Reason.CONNECT_TIMEOUT: _Answer(504, "connection_timeout", _LATER),
+    Reason.OUT_OF_RESOURCES: _Answer(503, "proxy_internal_error", _BUSY),
+    Reason.ORIGIN_MALFORMED: _Answer(502, "http_protocol_error", _ORIGIN),
+    Reason.ORIGIN_CLOSED: _Answer(502, "connection_terminated", _LATER),
+    Reason.ORIGIN_TIMEOUT: _Answer(504, "connection_read_timeout", _LATER),
+}
+
+
+def status_of(reason: Reason) -> int:
+    """The status code that goes with a reason."""
+    return _ANSWERS[reason].status
+
+
+def refusal(reason: Reason, rule: str | None, decision: str) -> tuple[h11.Response, bytes]:
+    """The response that refuses, and its body.
+
+    rule: the label of the row that refused, if one did. decision: the id under which the audit log has it.
+    """
+    answer = _ANSWERS[reason]
+    phrase = HTTPStatus(answer.status).phrase
+    problem = {
+        "title": phrase,
+        "status": answer.status,
+        "detail": answer.advice,
+        "reason": reason.value,
+        "rule": rule,
+        "decision": decision,
+    }
+    body = json.dumps({name: value for name, value in problem.items() if value is not None}).encode() + b"\n"
+    fields = [
+        ("Content-Type", "application/problem+json"),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+        ("Proxy-Status", f'{OUR_NAME}; error={answer.proxy_error}; details="{reason}"'),
+    ]
+    if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        fields.append(("Retry-After", "1"))
+    if answer.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        fields.append(("Allow", "CONNECT, DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"))
+    return h11.Response(status_code=answer.status, headers=fields, reason=f"{phrase}: {reason}"), body

@@ -1,0 +1,125 @@
+"""What a request asks of a proxy, read from an h11.Request in one way only.
+
+The request target says where to; the Host field says nothing (RFC 9112 §3.2.2: a proxy ignores it, ATTACKS 4.1).
+Nothing here judges whether the destination may be had.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from proxyd.http.framing import Malformed
+from proxyd.policy.address import BadTarget, Destination, parse_absolute_form, parse_authority
+from proxyd.policy.verdict import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import h11
+
+_METHODS = frozenset(
+    {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
+    | {"COPY", "LOCK", "MKCOL", "MOVE", "PROPFIND", "PROPPATCH", "QUERY", "REPORT", "SEARCH", "TRACE", "UNLOCK"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request, understood.
+
+    scheme: "connect" for a tunnel, else "http".
+    origin_form: path and query as the origin will see them; "*" for OPTIONS without a path; "" for a tunnel.
+    upgrade: whether a WebSocket is asked for.
+    answer_here: whether it has come as far as Max-Forwards lets it (RFC 9110 §7.6.2).
+    """
+
+    scheme: str
+    destination: Destination
+    origin_form: str
+    upgrade: bool = False
+    answer_here: bool = False
+
+
+def known_method(method: bytes) -> str:
+    """The method for the log; one that nobody registered could be anything, a secret too, and is "other" (R7)."""
+    word = method.decode("ascii")
+    return word if word in _METHODS else "other"
+
+
+def read_request(request: h11.Request, via: str) -> Asked:
+    """Understand a request whose head passed `framing.check_head`. Raises Malformed.
+
+    via: our own name in Via; a request that bears it has been here before.
+    """
+    _refuse_what_we_do_not_speak(request)
+    if any(member.split()[1:2] == [via] for member in field_tokens(request.headers, b"via")):
+        raise Malformed("this request has passed here before", Reason.LOOP_DETECTED)
+    target = request.target.decode("ascii")
+    try:
+        if request.method == b"CONNECT":
+            return _read_connect(request, target)
+        destination, path = parse_absolute_form(target)
+    except BadTarget as bad:
+        raise Malformed(str(bad), Reason.MALFORMED_TARGET) from None
+    return Asked(
+        "http", destination, _origin_form(request.method, path), _wants_websocket(request), _is_last_hop(request)
+    )
+
+
+def field_tokens(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> frozenset[str]:
+    """The members of a list field, in lower case. `name` and the names in `fields` are in lower case."""
+    values = b",".join(value for field, value in fields if field == name)
+    return frozenset(token.strip().lower().decode("latin-1") for token in values.split(b",")) - {""}
+
+
+def _refuse_what_we_do_not_speak(request: h11.Request) -> None:
+    names = {name for name, _ in request.headers}
+    if request.http_version not in (b"1.0", b"1.1"):
+        raise Malformed("the version is neither HTTP/1.0 nor HTTP/1.1", Reason.VERSION_UNSUPPORTED)
+    if request.http_version == b"1.0" and b"transfer-encoding" in names:
+        raise Malformed("HTTP/1.0 has no Transfer-Encoding")
+    if request.method == b"TRACE":
+        raise Malformed("TRACE would reflect credentials", Reason.METHOD_REFUSED)
+    if request.http_version == b"1.1" and field_tokens(request.headers, b"expect") - {"100-continue"}:
+        raise Malformed("the only expectation met is 100-continue", Reason.EXPECTATION_FAILED)
+
+
+def _read_connect(request: h11.Request, target: str) -> Asked:
+    """A CONNECT has no body; some read one where a length is given (RFC 9110 §9.3.6)."""
+    if _has_body(request):
+        raise Malformed("a CONNECT has no body")
+    return Asked("connect", parse_authority(target), "")
+
+
+def _origin_form(method: bytes, path: str) -> str:
+    """RFC 9112 §3.2.1 and §3.2.4: an empty path is "/", and "*" for OPTIONS."""
+    if not path and method == b"OPTIONS":
+        return "*"
+    return path if path.startswith("/") else f"/{path}"
+
+
+def _wants_websocket(request: h11.Request) -> bool:
+    """Whether to pass an upgrade on: to a WebSocket and nothing else, and only without a body to confuse it."""
+    asked = "websocket" in field_tokens(request.headers, b"upgrade") and "upgrade" in field_tokens(
+        request.headers, b"connection"
+    )
+    if not asked or request.method != b"GET" or request.http_version != b"1.1":
+        return False
+    if _has_body(request):
+        raise Malformed("an upgrade has no body")
+    return True
+
+
+def _has_body(request: h11.Request) -> bool:
+    return any(name in (b"content-length", b"transfer-encoding") for name, _ in request.headers)
+
+
+def _is_last_hop(request: h11.Request) -> bool:
+    """Max-Forwards is for OPTIONS and TRACE; elsewhere it is an ordinary field (RFC 9110 §7.6.2)."""
+    values = [value for name, value in request.headers if name == b"max-forwards"]
+    if request.method != b"OPTIONS" or not values:
+        return False
+    if len(values) > 1 or not values[0].isdigit():
+        raise Malformed("Max-Forwards is not one number")
+    return int(values[0]) == 0
