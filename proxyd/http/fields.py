@@ -15,7 +15,8 @@ from proxyd.http.request import field_tokens
 from proxyd.policy.address import bracketed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Set
+    from collections.abc import Iterable
+    from collections.abc import Set as AbstractSet
 
     from proxyd.http.request import Asked
     from proxyd.policy.address import Destination
@@ -95,7 +96,7 @@ def _end_to_end(message: Message) -> Fields:
     ]
 
 
-def _without(names: Set[bytes], fields: Iterable[tuple[bytes, bytes]]) -> Fields:
+def _without(names: AbstractSet[bytes], fields: Iterable[tuple[bytes, bytes]]) -> Fields:
     """The fields that bear none of `names`, nor a name that one of them ending in "-" begins."""
     prefixes = tuple(name for name in names if name.endswith(b"-"))
     return [
