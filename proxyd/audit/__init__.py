@@ -1,0 +1,7 @@
+"""Floor 3: the audit trail. It records; it decides nothing.
+
+record     the Record: what may be said of a request, and nothing else
+    schema     its published JSON Schema
+render     a Record as one line, for a machine or for a terminal
+sink       lines written where they survive, or SinkError
+"""

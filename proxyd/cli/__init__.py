@@ -1,0 +1,61 @@
+"""Floor 7: the command line. One module a command; here only which command it is.
+
+    run        proxyd --policy FILE
+    check      proxyd check FILE…
+    explain    proxyd explain URL --policy FILE
+    files      policy files read from disk, and what to say when they are bad
+
+Nothing the user typed yields a traceback: exit status 2 for bad usage, 78 for a bad policy, 69 for a port in use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from proxyd import __version__
+from proxyd.cli import check, explain, run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_EPILOG = """\
+examples:
+  proxyd --policy policies/default.toml             run the proxy
+  proxyd check policies/*.toml                      load the policies and run their tests
+  proxyd explain http://10.0.0.1/ --policy FILE     say how a request would be judged
+
+exit status: 0 success, 1 a denial (explain), 2 bad usage, 69 cannot listen, 78 bad policy
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    if chosen.command is None and chosen.policy is None:
+        parser.error("say which policy to run: proxyd --policy policies/default.toml")
+    try:
+        return int(chosen.run(chosen))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output left; there is nobody to tell
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="proxyd",
+        description="A filtering HTTP/1.1 forward proxy: the egress boundary of an AI agent.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"proxyd {__version__}")
+    run.add_arguments(parser)
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    check.add_command(commands)
+    explain.add_command(commands)
+    return parser

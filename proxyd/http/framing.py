@@ -48,6 +48,16 @@ def check_head(head: bytes) -> None:
         raise Malformed("the only Transfer-Encoding understood is chunked", Reason.CODING_UNSUPPORTED)
 
 
+def check_lines(part: bytes | bytearray, seen: int) -> None:
+    """Refuse the unfinished head `part` as early as its lines show it, its first `seen` octets having passed.
+
+    Without this a client that ends its lines with LF alone would be waited for. Raises Malformed.
+    """
+    whole = len(part) - part.endswith(b"\r")
+    if _AMBIGUOUS.search(part, max(0, seen - 2), whole):
+        raise Malformed("a line of the head ends, continues or contains what it must not")
+
+
 class ChunkedScan:
     """Watches the raw bytes of one chunked body on their way to h11 (RFC 9112 §7.1).
 

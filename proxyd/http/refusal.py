@@ -52,6 +52,7 @@ _ANSWERS: Final = {
     Reason.LOOP_DETECTED: _Answer(502, "proxy_loop_detected", _POLICY),
     Reason.CONNECTION_LIMIT: _Answer(503, "proxy_internal_response", _BUSY),
     Reason.AUDIT_UNWRITABLE: _Answer(503, "proxy_internal_error", _BROKEN),
+    Reason.ABORTED: _Answer(503, "proxy_internal_error", _BUSY),
     Reason.INTERNAL_ERROR: _Answer(500, "proxy_internal_error", _BROKEN),
     Reason.DNS_ERROR: _Answer(502, "dns_error", _LATER),
     Reason.DNS_TIMEOUT: _Answer(504, "dns_timeout", _LATER),
@@ -70,10 +71,11 @@ def status_of(reason: Reason) -> int:
     return _ANSWERS[reason].status
 
 
-def refusal(reason: Reason, rule: str | None, decision: str) -> tuple[h11.Response, bytes]:
+def refusal(reason: Reason, rule: str | None, decision: str, *, close: bool) -> tuple[h11.Response, bytes]:
     """The response that refuses, and its body.
 
     rule: the label of the row that refused, if one did. decision: the id under which the audit log has it.
+    close: say that the connection ends with it.
     """
     answer = _ANSWERS[reason]
     phrase = HTTPStatus(answer.status).phrase
@@ -92,6 +94,8 @@ def refusal(reason: Reason, rule: str | None, decision: str) -> tuple[h11.Respon
         ("Cache-Control", "no-store"),
         ("Proxy-Status", f'{OUR_NAME}; error={answer.proxy_error}; details="{reason}"'),
     ]
+    if close:
+        fields.append(("Connection", "close"))
     if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
         fields.append(("Retry-After", "1"))
     if answer.status == HTTPStatus.METHOD_NOT_ALLOWED:

@@ -9,20 +9,19 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from proxyd.policy.model import Policy, Rows, Snapshot, TestRow
+from proxyd.policy.model import Policy, Rows, TestRow
 from proxyd.policy.shape import Problems, Table
-from proxyd.policy.special import locked_address, metadata_name, special_address
-from proxyd.policy.verdict import NEED_ADDRESSES, Allow, Deny, decide
+from proxyd.policy.special import is_localhost, locked_address, metadata_name, special_address
+from proxyd.policy.verdict import STEP_OF, Allow, Deny, NeedAddresses, decide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import date
 
     from netaddr import IPAddress
-
-    from proxyd.policy.model import Client
 
 MAX_DEPTH = 4  # includes of includes; deeper than this nobody reviews
 R = TypeVar("R", bound=Rows)
@@ -53,9 +52,9 @@ def load(name: str, read: ReadFile, today: date) -> Policy:
     policy = source.whole(name)
     problems = source.problems
     if policy is not None and not problems:
-        problems += [f"{name}: {problem}" for problem in _contradictions(policy)]
+        problems += _contradictions(policy, name)
     if policy is not None and not problems:
-        problems += [f"{name}: {problem}" for problem in _failed_tests(policy.at(today))]
+        problems += _failed_tests(policy, today)
     if policy is None or problems:
         raise PolicyError(sorted(set(problems), key=problems.index))
     return policy
@@ -102,7 +101,8 @@ class _Source:
             return None
         included: list[Rows] = []
         for each in rows.include:
-            if (opened := self._open(each, path, each, Rows, (*above, path))) is not None:
+            below = str(PurePosixPath(shown).parent / each)
+            if (opened := self._open(each, path, below, Rows, (*above, path))) is not None:
                 included += [opened[0], *opened[1]]
         return rows, included
 
@@ -132,20 +132,24 @@ def _located(rows: R, shown: str) -> R:
     )
 
 
-def _contradictions(policy: Policy) -> Iterator[str]:
-    """What no single key can see."""
-    yield from _repeated(policy)
-    yield from _exposed(policy)
+def _contradictions(policy: Policy, name: str) -> Iterator[str]:
+    """What no single key can see. `name` is the policy's file; a row knows its own."""
+    yield from (f"{name}: {problem}" for problem in (*_repeated_clients(policy), *_exposed(policy), *_idle(policy)))
+    yield from _repeated_rows(policy)
     yield from _empty_denies(policy)
     yield from _idle_allows(policy)
     yield from _vain_permits(policy)
+    yield from _vain_tests(policy)
 
 
-def _repeated(policy: Policy) -> Iterator[str]:
+def _repeated_rows(policy: Policy) -> Iterator[str]:
     seen: dict[str, str] = {}
     for row in (*policy.deny, *policy.allow, *policy.permit):
         if row.name and seen.setdefault(row.name, row.where) != row.where:
             yield f'{row.where}.name: "{row.name}" is the name of {seen[row.name]} already; choose another'
+
+
+def _repeated_clients(policy: Policy) -> Iterator[str]:
     names = [client.name for client in policy.client]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f'client: "{name}" is the name of two clients; choose another'
@@ -178,6 +182,11 @@ def _empty_denies(policy: Policy) -> Iterator[str]:
             yield f"{row.where}: refuses nothing; write hosts = [ … ] or networks = [ … ]"
 
 
+def _idle(policy: Policy) -> Iterator[str]:
+    if policy.destinations.mode == "report" and policy.destinations.default == "allow":
+        yield 'destinations.mode: "report" has no effect where all is allowed; write default = "deny", or remove it'
+
+
 def _idle_allows(policy: Policy) -> Iterator[str]:
     """An [[allow]] row that does nothing looks like a restriction that is not there."""
     for row in policy.allow:
@@ -206,26 +215,41 @@ def _vain_permits(policy: Policy) -> Iterator[str]:
                 yield f'{permit.where}.networks[{index}]: "{network}" is locked, and nothing opens it; remove it'
 
 
-def _failed_tests(snapshot: Snapshot) -> Iterator[str]:
-    for test in snapshot.policy.test:
-        client = _tester(test, snapshot.policy)
-        if client is None:
-            yield f"{test.where}.client: is not the name of a client; write one of them"
-            continue
-        verdict = decide(test.url, client, snapshot, test.answer())
-        if verdict is NEED_ADDRESSES:
-            yield f"{test.where}: {test.url} needs DNS, and a test asks nobody; write addresses = [ … ]"
-        elif (problem := _surprise(test, verdict)) is not None:
-            yield f"{test.where}: {test.url}: {problem}"
+def _vain_tests(policy: Policy) -> Iterator[str]:
+    """A key of a test that has no effect makes the test prove something else than it says."""
+    for test in policy.test:
+        if test.addresses and (test.url.address is not None or is_localhost(test.url.host)):
+            yield f"{test.where}.addresses: {test.url} is never looked up; remove them"
+        if test.cnames and not test.addresses:
+            yield f"{test.where}.cnames: a chain ends in addresses; write addresses = [ … ]"
+        if test.reason and test.expect == "allow":
+            yield f'{test.where}.reason: what is allowed needs none; remove it, or write expect = "deny"'
+        if test.reason and test.reason not in STEP_OF:
+            yield f'{test.where}.reason: "{test.reason}" is no reason to deny; write one of {", ".join(STEP_OF)}'
+        if test.client not in ("", *(client.name for client in policy.client)):
+            yield f'{test.where}.client: "{test.client}" is no client; write the name of one, or leave it out for all'
 
 
-def _tester(test: TestRow, policy: Policy) -> Client | None:
-    named = [client for client in policy.client if test.client in (client.name, "")]
-    return named[0] if len(named) == 1 else None
+def _failed_tests(policy: Policy, today: date) -> Iterator[str]:
+    """Run the policy's tests, as if it were enforced, for the client they name or else for every one.
+
+    What a test expects to be allowed is judged by the policy as written, expired permits included: a service must
+    not fail to start because a permit ended as planned. What it expects to be denied is judged as of today.
+    """
+    enforced = replace(policy, destinations=replace(policy.destinations, mode="enforce"))
+    snapshots = {"allow": enforced.at(date.min), "deny": enforced.at(today)}
+    for test in policy.test:
+        for client in policy.client:
+            if test.client in ("", client.name):
+                verdict = decide(test.url, client, snapshots[test.expect], test.answer())
+                if (problem := _surprise(test, verdict)) is not None:
+                    yield f"{test.where}: {test.url} for {client.name}: {problem}"
 
 
-def _surprise(test: TestRow, verdict: Allow | Deny) -> str | None:
+def _surprise(test: TestRow, verdict: Allow | Deny | NeedAddresses) -> str | None:
     """How a verdict differs from what the test expects."""
+    if isinstance(verdict, NeedAddresses):
+        return "needs DNS, and a test asks nobody; write addresses = [ … ]"
     if isinstance(verdict, Allow):
         return f"is allowed by {verdict.rule}, but expected to be denied" if test.expect == "deny" else None
     if test.expect == "allow":

@@ -136,7 +136,7 @@ class TestRow(Row):
 
     url: Destination = key(_TARGET, "an http, https, ws or wss URL, or host:port")
     expect: str = key(one_of("allow", "deny"), "the verdict")
-    client: str = key(_LABEL, "which client asks; may be left out where there is one", default="")
+    client: str = key(_LABEL, "which client asks; every one, if left out", default="")
     reason: str = key(_LABEL, "the reason word of the refusal", default="")
     addresses: tuple[IPAddress, ...] = key(ListOf(_ADDRESS), "what DNS would answer", default=())
     cnames: tuple[str, ...] = key(ListOf(HOST), "the CNAME chain before the addresses", default=())

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import idna
-from netaddr import AddrFormatError, IPNetwork
+from netaddr import AddrFormatError, IPAddress, IPNetwork
 
 from proxyd.policy.address import MAX_PORT, BadTarget, Endpoint, parse_endpoint
 from proxyd.policy.names import normal_pattern
@@ -200,9 +200,18 @@ def _parse_network(value: object) -> IPNetwork:
         network = IPNetwork(value)
     except (AddrFormatError, ValueError):
         raise Wrong(f'"{value}" is no network; write it as "192.0.2.0/24" or "2001:db8::/32"') from None
-    if str(network.cidr) != value:
+    if network != network.cidr or value not in _spellings(network):
         raise Wrong(f'"{value}" is not in normal form (host bits, length or spelling); write "{network.cidr}"')
     return network
+
+
+def _spellings(network: IPNetwork) -> set[str]:
+    """The normal form (RFC 5952), and for `::ffff:0.0.0.0/96` and its like the `::ffff:0:0/96` of the registries."""
+    head, _, tail = str(network.network).rpartition(":")
+    if not head or "." not in tail:
+        return {str(network)}
+    quad = int(IPAddress(tail))
+    return {str(network), f"{head}:{quad >> 16:x}:{quad & 0xFFFF:x}/{network.prefixlen}"}
 
 
 def _parse_ports(value: object) -> range:

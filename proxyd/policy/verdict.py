@@ -56,6 +56,7 @@ class Reason(StrEnum):
     # What we ran into
     CONNECTION_LIMIT = "connection_limit"
     AUDIT_UNWRITABLE = "audit_unwritable"
+    ABORTED = "aborted"
     INTERNAL_ERROR = "internal_error"
     DNS_ERROR = "dns_error"
     DNS_TIMEOUT = "dns_timeout"

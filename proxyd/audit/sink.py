@@ -1,0 +1,115 @@
+"""Where audit lines go. A line is in the kernel's hands when `write` returns, or SinkError says that it is not.
+
+One write(2) a line and no buffer of ours: the record survives our SIGKILL (not the machine's power loss: there is
+no fsync). Nothing here decides what happens when the sink fails; the session does, and it refuses (R12).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from proxyd.audit.render import console_line, json_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxyd.audit.record import Record
+
+CHECK_SECONDS: Final = 1.0
+"""How long a file that was renamed or removed may stay unnoticed."""
+
+_OPEN_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
+_MODE: Final = 0o640  # the records say who went where: not for everybody
+
+
+class SinkError(Exception):
+    """A record could not be written. The text says why, in the system's words."""
+
+
+class Sink:
+    """Writes records, one line each, to a file descriptor that is already open: stdout, a pipe, a terminal."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._torn = False
+        self._render: Callable[[Record], bytes] = console_line if os.isatty(fd) else json_line
+
+    def write(self, record: Record) -> None:
+        """Write one record. Raises SinkError."""
+        line = self._render(record)
+        try:
+            self._write(b"\n" + line if self._torn else line)
+        except OSError as error:
+            raise SinkError(error.strerror) from None
+
+    def reopen(self) -> None:
+        """What is already open stays open; a file does better."""
+
+    def close(self) -> None:
+        """The descriptor was given to us and stays open."""
+
+    def _write(self, line: bytes) -> None:
+        """One write(2). A disk that filled up in the middle leaves a torn line, which the next one must not join."""
+        if not _takes_a_line(self._fd):
+            raise BlockingIOError(0, "nobody reads the pipe")
+        written = os.write(self._fd, line)
+        self._torn = written < len(line)
+        if self._torn:
+            raise OSError(0, "no room for the whole line")
+
+
+class FileSink(Sink):
+    """Appends records to a file, and finds it again when logrotate has moved it (also on `reopen`)."""
+
+    def __init__(self, path: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """Open or make the file. Raises OSError."""
+        self._path = path
+        self._clock = clock
+        super().__init__(os.open(path, _OPEN_FLAGS, _MODE))
+        self._checked = clock()
+
+    def write(self, record: Record) -> None:
+        """Write one record, to the file that bears the name now. Raises SinkError."""
+        now = self._clock()
+        if now - self._checked >= CHECK_SECONDS:
+            self._reopen_if_moved()
+            self._checked = now
+        super().write(record)
+
+    def reopen(self) -> None:
+        """Open the file by its name again (SIGUSR1). Raises SinkError, and goes on with the old one, if it cannot."""
+        try:
+            fd = os.open(self._path, _OPEN_FLAGS, _MODE)
+        except OSError as error:
+            raise SinkError(error.strerror) from None
+        os.close(self._fd)
+        self._fd = fd
+        self._torn = False
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def _reopen_if_moved(self) -> None:
+        ours = os.fstat(self._fd)
+        try:
+            named = Path(self._path).stat()
+        except OSError:
+            self.reopen()
+            return
+        if (named.st_dev, named.st_ino) != (ours.st_dev, ours.st_ino):
+            self.reopen()
+
+
+def _takes_a_line(fd: int) -> bool:
+    """Whether a write would not block; asked, because O_NONBLOCK on an inherited stdout would change it for others."""
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return True
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return any(events & select.POLLOUT for _, events in poll.poll(0))

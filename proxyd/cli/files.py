@@ -1,0 +1,54 @@
+"""Policy files read from disk for the loader, and what is said when they are bad. No rule of a policy is here."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from proxyd.policy.load import PolicyError, load
+
+if TYPE_CHECKING:
+    from proxyd.policy.model import Policy
+
+EX_USAGE: Final = 2  # as argparse says it
+EX_UNAVAILABLE: Final = 69  # sysexits.h: a service cannot be offered
+EX_CONFIG: Final = 78  # sysexits.h: something in the configuration
+
+MAX_FILE: Final = 4 * 1024 * 1024  # octets of one policy file; nobody reviews more
+
+
+def today() -> dt.date:
+    """The day, in UTC: permits end by it."""
+    return dt.datetime.now(dt.UTC).date()
+
+
+def read_policy_file(name: str, beside: str | None) -> tuple[str, bytes]:
+    """What `proxyd.policy.load.load` reads through. Raises OSError."""
+    path = (Path(beside).parent / name if beside else Path(name)).resolve()
+    with path.open("rb") as file:
+        data = file.read(MAX_FILE + 1)
+    if len(data) > MAX_FILE:
+        raise OSError(0, f"larger than {MAX_FILE} bytes")
+    return str(path), data
+
+
+def load_or_complain(name: str) -> Policy | None:
+    """The policy in file `name`, or None once its problems are on stderr."""
+    try:
+        return load(name, read_policy_file, today())
+    except PolicyError as error:
+        for problem in error.problems:
+            complain(problem)
+        return None
+
+
+def complain(line: str) -> None:
+    """One line on stderr; a file's control characters do not reach the terminal."""
+    sys.stderr.write(f"proxyd: {printable(line)}\n")
+
+
+def printable(text: str) -> str:
+    """The text with whatever is not printable escaped."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

@@ -1,0 +1,119 @@
+"""Connections to judged addresses. A dialer takes an `Allow` and nothing else: no name comes this far (R3, R4).
+
+Happy Eyeballs (RFC 8305) over the addresses of the Allow, and a last look at whom we are connected to.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from typing import TYPE_CHECKING, Final
+
+import trio
+from netaddr import IPAddress
+
+from proxyd.net.host import keep_alive
+from proxyd.policy.verdict import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from proxyd.policy.verdict import Allow
+
+STAGGER_SECONDS: Final = 0.25  # RFC 8305 §5, "Connection Attempt Delay"
+
+_OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+
+
+class DialError(Exception):
+    """No address could be connected to; `reason` says what the most telling attempt met."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """A connection, and the judged address at its other end."""
+
+    stream: trio.SocketStream
+    address: IPAddress
+
+
+async def dial(allow: Allow) -> Dialled:
+    """Connect to one of the addresses of `allow`. Raises DialError; the caller sets the deadline."""
+    failures: list[OSError] = []
+    winners: list[Dialled] = []
+
+    async def attempt(address: IPAddress, over: trio.Event) -> None:
+        try:
+            stream = await _connect(address, allow.destination.port)
+        except OSError as error:
+            failures.append(error)
+            over.set()
+        else:
+            winners.append(Dialled(stream, address))
+            race.cancel_scope.cancel()
+
+    try:
+        async with trio.open_nursery() as race:
+            for address in interleaved(allow.addresses):
+                over = trio.Event()
+                race.start_soon(attempt, address, over)
+                with trio.move_on_after(STAGGER_SECONDS):
+                    await over.wait()
+    except BaseException:
+        _close(winners)
+        raise
+    _close(winners[1:])
+    if not winners:
+        raise DialError(_most_telling(failures))
+    return winners[0]
+
+
+def _prove(socket: trio.socket.SocketType, address: IPAddress, port: int) -> None:
+    """Whatever happened on the way, the other end is the address that was judged, or this is a bug."""
+    peer, peer_port, *_ = socket.getpeername()
+    if (IPAddress(peer), peer_port) != (address, port):
+        raise RuntimeError("connected to an address that was not judged")
+
+
+def _close(dialled: list[Dialled]) -> None:
+    """Let go of connections that nobody will use: second in the race, or too late for a caller that gave up."""
+    for each in dialled:
+        each.stream.socket.close()
+
+
+def interleaved(addresses: Iterable[IPAddress]) -> tuple[IPAddress, ...]:
+    """The families in turn, IPv6 first (RFC 8305 §4): a family that is broken here costs one stagger, not all."""
+    addresses = tuple(dict.fromkeys(addresses))
+    families = ([each for each in addresses if each.version == version] for version in (6, 4))
+    return tuple(each for each in chain.from_iterable(zip_longest(*families)) if each is not None)
+
+
+async def _connect(address: IPAddress, port: int) -> trio.SocketStream:
+    """One connection to one address, and proof that it is that one. Raises OSError."""
+    family = trio.socket.AF_INET6 if address.version == 6 else trio.socket.AF_INET  # noqa: PLR2004 - IP versions
+    socket = trio.socket.socket(family, trio.socket.SOCK_STREAM)
+    try:
+        await socket.connect((str(address), port))
+        _prove(socket, address, port)
+        keep_alive(socket)
+        return trio.SocketStream(socket)
+    except BaseException:
+        socket.close()
+        raise
+
+
+def _most_telling(failures: list[OSError]) -> Reason:
+    """Our own shortage before a refusal before the rest: what most helps the reader of the log."""
+    met = {failure.errno for failure in failures}
+    if met & _OURS:
+        return Reason.OUT_OF_RESOURCES
+    if errno.ECONNREFUSED in met:
+        return Reason.CONNECT_REFUSED
+    if met == {errno.ETIMEDOUT}:
+        return Reason.CONNECT_TIMEOUT
+    return Reason.CONNECT_UNREACHABLE

@@ -1,0 +1,96 @@
+"""Facts of this machine that a proxy needs: its own addresses, its resolvers, its limit of open files.
+
+Nothing here judges by them.
+"""
+
+from __future__ import annotations
+
+import resource
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+import dns.resolver
+from netaddr import AddrFormatError, IPAddress
+
+from proxyd.policy.address import Endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# A dead peer is found after KEEPALIVE_IDLE + KEEPALIVE_COUNT * KEEPALIVE_INTERVAL seconds of silence: two minutes.
+KEEPALIVE_IDLE: Final = 60
+KEEPALIVE_INTERVAL: Final = 15
+KEEPALIVE_COUNT: Final = 4
+_DNS_PORT: Final = 53
+_PROC_NET: Final = Path("/proc/net")
+
+
+class _SetsOptions(Protocol):
+    """A socket of the standard library or of trio."""
+
+    def setsockopt(self, level: int, option: int, value: int, /) -> None: ...
+
+
+def keep_alive(sock: _SetsOptions) -> None:
+    """Let the kernel find a peer that vanished; a tunnel may be silent for an hour and alive."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
+        ("TCP_KEEPCNT", KEEPALIVE_COUNT),
+    ):
+        if hasattr(socket, option):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def own_addresses(proc_net: Path = _PROC_NET) -> frozenset[IPAddress]:
+    """Every address of this host, as Linux tells it; elsewhere none but loopback is known to be ours."""
+    return frozenset((*_own_ipv4(proc_net / "fib_trie"), *_own_ipv6(proc_net / "if_inet6")))
+
+
+def system_servers(resolv_conf: str = "/etc/resolv.conf") -> tuple[Endpoint, ...]:
+    """The resolvers of this host; empty if it names none that can be asked."""
+    try:
+        named = dns.resolver.Resolver(filename=resolv_conf).nameservers
+    except (dns.resolver.NoResolverConfiguration, ValueError):
+        return ()
+    return tuple(Endpoint(address, _DNS_PORT) for each in named if (address := _address(str(each))) is not None)
+
+
+def raise_file_limit() -> int:
+    """Use all the open files the system grants, and say how many; a tunnel takes two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def _own_ipv4(fib_trie: Path) -> Iterator[IPAddress]:
+    """The leaves of the routing trie that are marked `/32 host LOCAL`."""
+    leaf = None
+    for line in _lines(fib_trie):
+        words = line.split()
+        if words[:1] == ["|--"]:
+            leaf = _address(words[1])
+        elif words == ["/32", "host", "LOCAL"] and leaf is not None:
+            yield leaf
+
+
+def _own_ipv6(if_inet6: Path) -> Iterator[IPAddress]:
+    for line in _lines(if_inet6):
+        yield IPAddress(int(line.split()[0], 16), 6)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text("ascii").splitlines()
+    except OSError:
+        return []
+
+
+def _address(text: str) -> IPAddress | None:
+    try:
+        return IPAddress(text)
+    except AddrFormatError:
+        return None

@@ -1,0 +1,216 @@
+"""Names -> addresses, asked of DNS and of nothing else: no hosts file, no search list, absolute names only (R3).
+
+A failure is DnsError and never "no addresses, go on" (R12). Which answers may be dialled is judged elsewhere;
+every name of a CNAME chain is handed over with them so that it can be.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import dns.asyncbackend
+import dns.asyncquery
+import dns.exception
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdatatype
+import trio
+from netaddr import IPAddress
+
+from proxyd.policy.address import BadTarget, Resolution, parse_host
+from proxyd.policy.verdict import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from proxyd.policy.address import Endpoint
+
+    Ask = Callable[[dns.message.Message, Endpoint], Awaitable[dns.message.Message]]
+
+TOTAL_SECONDS: Final = 3.0  # for one lookup, waiting for its turn included; the client gives up at 5 s
+TRY_SECONDS: Final = 1.0  # for one question to one server
+GRACE_SECONDS: Final = 1.0  # for the second family, once the first has answered
+ROUNDS: Final = 3  # times that every server is asked
+IN_FLIGHT: Final = 64  # lookups at once
+CACHED_NAMES: Final = 4096
+LONGEST_TTL: Final = 300.0
+NEGATIVE_TTL: Final = 5.0
+LONGEST_CHAIN: Final = 8  # CNAMEs; real chains have two or three
+MOST_ADDRESSES: Final = 64  # of one family
+_PAYLOAD: Final = 1232  # octets of a UDP answer that no path fragments (DNS Flag Day 2020)
+
+_RDTYPES: Final = (dns.rdatatype.A, dns.rdatatype.AAAA)
+_TRIO: Final = dns.asyncbackend.get_backend("trio")
+
+
+class DnsError(Exception):
+    """The name could not be resolved; `reason` says whether for want of time. The text never has the name."""
+
+    def __init__(self, why: str, reason: Reason = Reason.DNS_ERROR) -> None:
+        super().__init__(why)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What one family had to say: perhaps no address, but an answer."""
+
+    addresses: tuple[IPAddress, ...]
+    chain: tuple[str, ...]
+    ttl: float
+
+
+@dataclass(slots=True)
+class _Lookup:
+    """A lookup under way, which any number of requests may wait for."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    outcome: Resolution | DnsError | None = None
+
+
+async def ask(query: dns.message.Message, server: Endpoint) -> dns.message.Message:
+    """Put one question to one server, over UDP and, if the answer is truncated, over TCP.
+
+    Only an answer from that server's address and port, with our id and our question, counts.
+    Raises dns.exception.DNSException or OSError.
+    """
+    answer, _ = await dns.asyncquery.udp_with_fallback(
+        query,
+        str(server.address),
+        port=server.port,
+        timeout=TRY_SECONDS,
+        ignore_unexpected=True,
+        ignore_errors=True,
+        backend=_TRIO,
+    )
+    return answer
+
+
+class Resolver:
+    """Looks names up, each at most once at a time, and remembers answers within bounds.
+
+    Lookups run in `nursery`: a request that is cancelled while it waits takes no other one's answer with it.
+    """
+
+    def __init__(self, nursery: trio.Nursery, servers: tuple[Endpoint, ...], ask: Ask = ask) -> None:
+        self._nursery = nursery
+        self._servers = servers
+        self._ask = ask
+        self._under_way: dict[str, _Lookup] = {}
+        self._cache: OrderedDict[str, tuple[float, Resolution | DnsError]] = OrderedDict()
+        self._turns = trio.CapacityLimiter(IN_FLIGHT)
+
+    async def resolve(self, name: str) -> Resolution:
+        """Every address of `name`, a host name in normal form. Raises DnsError."""
+        outcome = self._remembered(name)
+        if outcome is None:
+            lookup = self._under_way.get(name) or self._start(name)
+            await lookup.done.wait()
+            outcome = lookup.outcome
+        if isinstance(outcome, Resolution):
+            return outcome
+        raise outcome or DnsError("the resolver is shutting down")
+
+    def _remembered(self, name: str) -> Resolution | DnsError | None:
+        expires, outcome = self._cache.get(name, (0.0, None))
+        return outcome if trio.current_time() < expires else None
+
+    def _start(self, name: str) -> _Lookup:
+        lookup = self._under_way[name] = _Lookup()
+        self._nursery.start_soon(self._run, name, lookup)
+        return lookup
+
+    async def _run(self, name: str, lookup: _Lookup) -> None:
+        ttl = NEGATIVE_TTL
+        try:
+            lookup.outcome, ttl = await self._look_up(name)
+        except DnsError as error:
+            lookup.outcome = error
+        finally:
+            del self._under_way[name]
+            lookup.done.set()
+        self._remember(name, lookup.outcome, ttl)
+
+    def _remember(self, name: str, outcome: Resolution | DnsError, ttl: float) -> None:
+        self._cache[name] = (trio.current_time() + ttl, outcome)
+        self._cache.move_to_end(name)
+        if len(self._cache) > CACHED_NAMES:
+            self._cache.popitem(last=False)
+
+    async def _look_up(self, name: str) -> tuple[Resolution, float]:
+        """A and AAAA side by side. A family whose lookup fails contributes nothing; no address at all is an error."""
+        answers: list[_Answer] = []
+        failures: list[DnsError] = []
+        with trio.move_on_after(TOTAL_SECONDS) as total:
+            async with self._turns, trio.open_nursery() as families:
+                for rdtype in _RDTYPES:
+                    families.start_soon(self._look_up_family, name, rdtype, answers, failures, families.cancel_scope)
+        addresses = tuple(address for answer in answers for address in answer.addresses)
+        if addresses:
+            chain = tuple(dict.fromkeys(alias for answer in answers for alias in answer.chain))
+            ttl = min(answer.ttl for answer in answers if answer.addresses)
+            return Resolution(addresses, chain), min(ttl, LONGEST_TTL)
+        if total.cancelled_caught or any(failure.reason is Reason.DNS_TIMEOUT for failure in failures):
+            raise DnsError("no server answered in time", Reason.DNS_TIMEOUT)
+        raise failures[0] if failures else DnsError("the name has no address")
+
+    async def _look_up_family(
+        self,
+        name: str,
+        rdtype: dns.rdatatype.RdataType,
+        answers: list[_Answer],
+        failures: list[DnsError],
+        both: trio.CancelScope,
+    ) -> None:
+        try:
+            answers.append(await self._ask_servers(name, rdtype))
+        except DnsError as error:
+            failures.append(error)
+        both.deadline = min(both.deadline, trio.current_time() + GRACE_SECONDS)
+
+    async def _ask_servers(self, name: str, rdtype: dns.rdatatype.RdataType) -> _Answer:
+        """Ask the servers in turn. Silence is asked again; an answer that is no use is final once all gave one."""
+        failure = DnsError("no server answered in time", Reason.DNS_TIMEOUT)
+        for _ in range(ROUNDS):
+            silent = False
+            for server in self._servers:
+                query = dns.message.make_query(dns.name.from_text(name + "."), rdtype, use_edns=0, payload=_PAYLOAD)
+                try:
+                    return _read_answer(await self._ask(query, server))
+                except DnsError as error:
+                    failure = error
+                except dns.exception.Timeout:
+                    silent = True
+                except (dns.exception.DNSException, OSError, EOFError):
+                    failure = DnsError("a server could not be asked, or its answer could not be read")
+            if not silent:
+                break
+        raise failure
+
+
+def _read_answer(message: dns.message.Message) -> _Answer:
+    """The addresses at the end of the chain that begins with the question; nothing else in the message counts."""
+    if message.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+        raise DnsError(f"the server answered {dns.rcode.to_text(message.rcode())}")
+    if not isinstance(message, dns.message.QueryMessage):
+        raise DnsError("the answer is no answer to a query")
+    chaining = message.resolve_chaining()
+    if message.rcode() == dns.rcode.NXDOMAIN:
+        raise DnsError("the name does not exist")
+    if len(chaining.cnames) > LONGEST_CHAIN:
+        raise DnsError("the CNAME chain is too long")
+    records = tuple(chaining.answer or ())
+    if len(records) > MOST_ADDRESSES:
+        raise DnsError("the answer has too many addresses")
+    chain = tuple(_host(str(cname[0].target)) for cname in chaining.cnames)
+    return _Answer(tuple(IPAddress(record.address) for record in records), chain, float(chaining.minimum_ttl))
+
+
+def _host(target: str) -> str:
+    try:
+        return parse_host(target)[0]
+    except BadTarget:
+        raise DnsError("a name of the CNAME chain is no host name") from None

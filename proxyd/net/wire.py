@@ -1,0 +1,156 @@
+"""One side of HTTP/1.1 on a stream: raw bytes pass `http.framing` first and h11 second (ATTACKS 5).
+
+Each message exchange has a fresh h11.Connection; what arrives behind a message waits here for its turn, unread.
+Nothing here knows what a message means to a proxy.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import h11
+import trio
+
+from proxyd.http.framing import MAX_HEAD, ChunkedScan, Malformed, check_head, check_lines
+from proxyd.policy.verdict import Reason
+
+if TYPE_CHECKING:
+    from trio.abc import HalfCloseableStream
+
+READ_SIZE: Final = 64 * 1024  # octets asked of the kernel at once
+_END_OF_HEAD: Final = b"\r\n\r\n"
+
+Head = h11.Request | h11.InformationalResponse | h11.Response
+Sent = h11.Request | h11.InformationalResponse | h11.Response | h11.Data | h11.EndOfMessage
+
+
+class Wire:
+    """An HTTP/1.1 connection, seen as a client's (role h11.SERVER: we serve it) or an origin's (h11.CLIENT).
+
+    Every method that reads or writes raises trio.BrokenResourceError when the peer is gone.
+    """
+
+    def __init__(self, stream: HalfCloseableStream, role: type[h11.SERVER | h11.CLIENT]) -> None:
+        self.stream = stream
+        self._role = role
+        self._h11 = h11.Connection(role)
+        self._received = bytearray()  # read from the stream, not yet given to h11
+        self._scan: ChunkedScan | None = None
+
+    async def wait(self) -> bool:
+        """Wait for the next message to begin: whether one did, or the peer ended the connection."""
+        return bool(self._received) or await self._read()
+
+    async def receive_head(self) -> Head:
+        """The head of the next message. Raises Malformed."""
+        raw = await self._receive_raw_head()
+        check_head(raw)
+        self._h11.receive_data(raw)
+        event = self._next_event()
+        if not isinstance(event, Head):
+            raise Malformed("the head is no head")
+        chunked = any(name == b"transfer-encoding" for name, _ in event.headers)
+        self._scan = ChunkedScan() if chunked else None
+        if isinstance(event, h11.Request):
+            self._next_event()  # ends a message that has no body, and tells nothing of one that has
+        return event
+
+    async def receive(self) -> h11.Data | h11.EndOfMessage:
+        """The next piece of the body, or its end. Raises Malformed, also where the body breaks off."""
+        while (event := self._next_event()) is h11.NEED_DATA:
+            if not self._received and not await self._read():
+                self._h11.receive_data(b"")
+                continue
+            if self._scan is not None:
+                self._scan.feed(bytes(self._received))
+            self._h11.receive_data(bytes(self._received))
+            self._received.clear()
+        if not isinstance(event, h11.Data | h11.EndOfMessage):
+            raise Malformed("the body is no body")
+        return event
+
+    async def send(self, event: Sent) -> None:
+        """Send a message, or a part of one. Raises h11.LocalProtocolError for what may not be sent now."""
+        await self.stream.send_all(self._h11.send(event))
+
+    async def wait_for_eof(self) -> None:
+        """Return when the peer ends the connection; what else it sends meanwhile waits, within bounds."""
+        while await self._read():
+            if len(self._received) > MAX_HEAD:
+                await trio.sleep_forever()
+
+    def next_exchange(self) -> None:
+        """Make ready for the next message; what came behind the last one is its beginning."""
+        self._received[:0] = self._h11.trailing_data[0]
+        self._h11 = h11.Connection(self._role)
+        self._scan = None
+
+    def early_bytes(self) -> bytes:
+        """What the peer sent behind a message that turned the connection into a tunnel."""
+        return self._h11.trailing_data[0] + bytes(self._received)
+
+    @property
+    def their_version(self) -> bytes:
+        """The version of the last message received; b"1.1" before there was one."""
+        return self._h11.their_http_version or b"1.1"
+
+    async def linger(self, seconds: float, octets: int) -> None:
+        """End our side and hear the peer out within bounds, so that no reset overtakes our answer."""
+        with suppress(trio.BrokenResourceError), trio.move_on_after(seconds):
+            await self.stream.send_eof()
+            while octets > 0 and (data := await self.stream.receive_some(READ_SIZE)):
+                octets -= len(data)
+
+    @property
+    def receiving(self) -> bool:
+        """Whether the peer's message has begun and is not complete."""
+        return self._h11.their_state is h11.SEND_BODY
+
+    @property
+    def reusable(self) -> bool:
+        """Whether both messages of this exchange are complete and neither side wants to close."""
+        return self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
+
+    @property
+    def between_messages(self) -> bool:
+        """Whether the peer's message is complete and nothing of a tunnel that it hoped for was sent behind it."""
+        if self._h11.their_state in (h11.IDLE, h11.SEND_BODY, h11.MUST_CLOSE, h11.CLOSED, h11.ERROR):
+            return False
+        return self._h11.their_state is h11.DONE or not self.early_bytes()
+
+    @property
+    def can_respond(self) -> bool:
+        """Whether a response may still begin."""
+        return self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE)
+
+    def _next_event(self) -> type[h11.NEED_DATA | h11.PAUSED] | h11.Event:
+        try:
+            return self._h11.next_event()
+        except h11.RemoteProtocolError as error:
+            reason = Reason.CODING_UNSUPPORTED if error.error_status_hint == 501 else Reason.MALFORMED_REQUEST  # noqa: PLR2004
+            raise Malformed("the message breaks the rules of HTTP/1.1", reason) from None
+
+    async def _receive_raw_head(self) -> bytes:
+        """The octets of a head, its empty line included; one empty line before it is ignored (RFC 9112 §2.2)."""
+        seen = 0
+        while True:
+            if seen == 0 and self._received.startswith(b"\r\n"):
+                del self._received[:2]
+            end = self._received.find(_END_OF_HEAD, max(0, seen - 3))
+            if max(end, seen) > MAX_HEAD:
+                raise Malformed("the head is too long", Reason.HEAD_TOO_LARGE)
+            if end >= 0:
+                break
+            check_lines(self._received, seen)
+            seen = len(self._received)
+            if not await self._read():
+                raise Malformed("the connection ended before the head did")
+        raw = bytes(self._received[: end + len(_END_OF_HEAD)])
+        del self._received[: len(raw)]
+        return raw
+
+    async def _read(self) -> bool:
+        data = await self.stream.receive_some(READ_SIZE)
+        self._received += data
+        return bool(data)

@@ -1,0 +1,41 @@
+"""What the operator must know and the audit log cannot say: one line on stderr, and no flood of it.
+
+Never a byte of a request: these lines go where nobody redacts.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+QUIET_SECONDS: Final = 10.0  # before the same complaint is made again
+
+
+class Complaints:
+    """Call it with a line. The same line again within QUIET_SECONDS is left out."""
+
+    def __init__(
+        self,
+        write: Callable[[str], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """write: takes a line; stderr's by default."""
+        self._write = write or sys.stderr.write
+        self._clock = clock
+        self._last = ""
+        self._quiet_until = 0.0
+
+    def __call__(self, line: str) -> None:
+        """Tell the operator; a stderr that is gone is no reason to stop."""
+        now = self._clock()
+        if line == self._last and now < self._quiet_until:
+            return
+        self._last, self._quiet_until = line, now + QUIET_SECONDS
+        try:
+            self._write(f"proxyd: {line}\n")
+        except OSError:
+            return

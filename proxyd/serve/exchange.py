@@ -1,0 +1,241 @@
+"""One request, first to last: received, identified, judged, recorded, dialled, answered, closed.
+
+The order is the point (DESIGN, "How a request is judged"): no lookup before the name was judged, no dial before
+the decision is on record, no 200 before the connection stands. The rules themselves are `decide`'s.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import h11
+import trio
+
+from proxyd.audit.sink import SinkError
+from proxyd.http.fields import request_to_origin
+from proxyd.http.framing import Malformed
+from proxyd.http.refusal import refusal, status_of
+from proxyd.http.request import known_method, read_request
+from proxyd.net.dialer import DialError
+from proxyd.net.relay import Flow, relay
+from proxyd.net.resolver import DnsError
+from proxyd.net.wire import Wire
+from proxyd.policy.verdict import NEED_ADDRESSES, Allow, Deny, Reason, decide
+from proxyd.serve.forward import Failed, Forward
+from proxyd.serve.trail import Trail, milliseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from netaddr import IPAddress
+
+    from proxyd.http.request import Asked
+    from proxyd.net.dialer import Dialled
+    from proxyd.policy.address import Resolution
+    from proxyd.serve.seams import Seams
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+HEAD_SECONDS: Final = 15.0  # from a request's first byte to the end of its head
+ANSWER_SECONDS: Final = 4.5  # from the end of the head to the answer of a CONNECT; the client gives up at 5 s
+LINGER_SECONDS: Final = 1.0  # and at most
+LINGER_OCTETS: Final = 64 * 1024  # of what still comes after an early answer are heard, so that no reset overtakes it
+
+_ESTABLISHED: Final = b"HTTP/1.1 200 Connection Established\r\n\r\n"
+
+
+class Refused(Exception):  # noqa: N818 - what became of the request
+    """The request is not served.
+
+    deny: the judge's word, if it was the judge's. close: whether the connection cannot be trusted any longer.
+    """
+
+    def __init__(self, reason: Reason, deny: Deny | None = None, *, close: bool = False) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+        self.deny = deny
+        self.close = close
+
+
+class Exchange:
+    """One request on a client's wire. `run` or `turn_away` is called, once."""
+
+    def __init__(self, wire: Wire, address: IPAddress | None, seams: Seams) -> None:
+        self._wire = wire
+        self._seams = seams
+        self._snapshot = seams.snapshot()
+        self._client = self._snapshot.identify(address) if address is not None else None
+        self._trail = Trail(seams, self._snapshot.policy, self._client, address)
+        self._flow = Flow()
+        self._method = b""
+        self._answer_by = math.inf
+
+    async def run(self) -> bool:
+        """Serve the request whose first byte has come: whether another may follow on the same connection."""
+        outcome = "aborted"
+        try:
+            outcome = await self._served_or_refused()
+        finally:
+            if not self._trail.decided:
+                self._trail.refused(Reason.ABORTED, None, None)
+            self._trail.close(outcome, self._flow.up, self._flow.down)
+        return self._wire.reusable
+
+    async def turn_away(self, reason: Reason) -> None:
+        """Refuse without hearing the request."""
+        outcome = "client_gone"
+        with suppress(trio.BrokenResourceError):
+            outcome = await self._refuse(Refused(reason, close=True))
+        self._trail.close(outcome, 0, 0)
+
+    async def _served_or_refused(self) -> str:
+        """Serve the request, or say why not: the outcome, in a word."""
+        try:
+            try:
+                return await self._serve()
+            except Malformed as malformed:
+                return await self._refuse(Refused(malformed.reason, close=True))
+            except Refused as refused:
+                return await self._refuse(refused)
+        except trio.BrokenResourceError:
+            return "client_gone"
+
+    async def _serve(self) -> str:
+        request = await self._receive_head()
+        self._trail.head_received()
+        self._answer_by = trio.current_time() + ANSWER_SECONDS
+        self._method = request.method
+        self._trail.learn(method=known_method(request.method))
+        asked = read_request(request, self._seams.via)
+        self._trail.asked(asked)
+        allow = await self._in_time(self._judge, asked)
+        if asked.answer_here:
+            return await self._answer_here()
+        dialled = await self._in_time(self._dial, allow)
+        try:
+            if asked.scheme == "connect":
+                return await self._tunnel(dialled)
+            return await self._forward(request, asked, dialled, allow)
+        finally:
+            await trio.aclose_forcefully(dialled.stream)
+
+    async def _receive_head(self) -> h11.Request:
+        with trio.move_on_after(HEAD_SECONDS):
+            head = await self._wire.receive_head()
+            if isinstance(head, h11.Request):
+                return head
+        raise Refused(Reason.HEAD_TIMEOUT, close=True)
+
+    async def _in_time(self, step: Callable[[T], Awaitable[R]], subject: T) -> R:
+        """Take one step before the client gives up waiting for an answer. Raises Refused."""
+        with trio.CancelScope(deadline=self._answer_by):
+            return await step(subject)
+        raise Refused(Reason.CONNECT_TIMEOUT if self._trail.decided else Reason.DNS_TIMEOUT)
+
+    async def _judge(self, asked: Asked) -> Allow:
+        """Ask the judge with the name, then with its addresses; put the permission on record. Raises Refused."""
+        verdict = decide(asked.destination, self._client, self._snapshot)
+        if verdict is NEED_ADDRESSES:
+            verdict = decide(asked.destination, self._client, self._snapshot, await self._resolve(asked))
+        if isinstance(verdict, Deny):
+            raise Refused(verdict.reason, verdict)
+        if not isinstance(verdict, Allow):
+            raise TypeError("the judge still needs addresses")
+        self._record(verdict)
+        return verdict
+
+    async def _resolve(self, asked: Asked) -> Resolution:
+        began = trio.current_time()
+        try:
+            found = await self._seams.resolve(asked.destination.host)
+        except DnsError as error:
+            raise Refused(error.reason) from None
+        finally:
+            self._trail.learn(dns_ms=milliseconds(trio.current_time() - began))
+        self._trail.resolved(found.addresses)
+        return found
+
+    def _record(self, allow: Allow) -> None:
+        """No audit, no connection (R12), unless the policy prefers availability in so many words."""
+        try:
+            self._trail.allowed(allow)
+        except SinkError as error:
+            self._seams.complain(f"audit log: a decision record could not be written: {error}")
+            if not self._snapshot.policy.audit.dangerously_prefer_availability:
+                raise Refused(Reason.AUDIT_UNWRITABLE) from None
+
+    async def _dial(self, allow: Allow) -> Dialled:
+        began = trio.current_time()
+        try:
+            dialled = await self._seams.dial(allow)
+        except DialError as error:
+            raise Refused(error.reason) from None
+        self._trail.learn(connect_ms=milliseconds(trio.current_time() - began), address=str(dialled.address))
+        return dialled
+
+    async def _tunnel(self, dialled: Dialled) -> str:
+        self._trail.learn(status=HTTPStatus.OK.value)
+        await self._wire.stream.send_all(_ESTABLISHED)
+        return await self._relay(dialled, (self._wire.early_bytes(), b""))
+
+    async def _forward(self, request: h11.Request, asked: Asked, dialled: Dialled, allow: Allow) -> str:
+        origin = Wire(dialled.stream, h11.CLIENT)
+        forward = Forward(
+            client=self._wire,
+            origin=origin,
+            request=request_to_origin(request, asked, self._seams.via, drop_identity=allow.permitted),
+            upgrade=asked.upgrade,
+            drop_identity=allow.permitted,
+            via=self._seams.via,
+            idle_seconds=self._idle_seconds,
+            flow=self._flow,
+        )
+        try:
+            switched = await forward.run()
+        except Failed as failed:
+            if failed.reason is None:
+                return "client_gone"
+            raise Refused(failed.reason, close=True) from None
+        finally:
+            self._trail.learn(status=forward.status)
+        if switched:
+            return await self._relay(dialled, (self._wire.early_bytes(), origin.early_bytes()))
+        if not self._wire.reusable:
+            await self._wire.linger(LINGER_SECONDS, LINGER_OCTETS)
+        return "complete"
+
+    async def _relay(self, dialled: Dialled, early: tuple[bytes, bytes]) -> str:
+        await relay(self._wire.stream, dialled.stream, self._idle_seconds, self._flow, early)
+        return self._flow.outcome
+
+    async def _answer_here(self) -> str:
+        """The answer of the last hop that Max-Forwards allowed (RFC 9110 §7.6.2)."""
+        self._trail.learn(status=HTTPStatus.OK.value)
+        await self._wire.send(h11.Response(status_code=HTTPStatus.OK, headers=[("Content-Length", "0")], reason="OK"))
+        await self._wire.send(h11.EndOfMessage())
+        return "answered_here"
+
+    async def _refuse(self, refused: Refused) -> str:
+        """Put the refusal on record, then tell the client, unless a response has begun already."""
+        speak = self._wire.can_respond
+        self._trail.refused(refused.reason, status_of(refused.reason) if speak else None, refused.deny)
+        if not speak:
+            return "aborted"
+        close = refused.close or not self._wire.between_messages
+        rule = None if refused.deny is None else refused.deny.rule
+        response, body = refusal(refused.reason, rule, self._trail.id, close=close)
+        await self._wire.send(response)
+        if self._method != b"HEAD":
+            await self._wire.send(h11.Data(data=body))
+        await self._wire.send(h11.EndOfMessage())
+        if not self._wire.reusable:
+            await self._wire.linger(LINGER_SECONDS, LINGER_OCTETS)
+        return "refused"
+
+    @property
+    def _idle_seconds(self) -> float:
+        return self._snapshot.policy.limits.idle_seconds

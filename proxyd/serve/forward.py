@@ -1,0 +1,173 @@
+"""One plain request and its response, carried side by side: an answer may come before the question is complete.
+
+Bodies of any size pass through in bounded memory, both ways. Nothing here judges; by now the origin is connected.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+import h11
+import trio
+
+from proxyd.http.fields import grants_websocket, informational_to_client, response_to_client, trailers
+from proxyd.http.framing import Malformed
+from proxyd.policy.verdict import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from proxyd.net.relay import Flow
+    from proxyd.net.wire import Wire
+
+MOST_INTERIM: Final = 32  # 1xx responses before the final one; a server that sends more means no good
+
+
+class Failed(Exception):  # noqa: N818 - what became of the exchange
+    """The exchange cannot be completed. reason: whose fault; None if the client is gone and needs no answer."""
+
+    def __init__(self, reason: Reason | None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(slots=True)
+class Forward:
+    """One exchange between two wires.
+
+    request: as the origin shall get it. upgrade: whether a WebSocket was asked for.
+    flow: counts the bodies; readable also when the exchange was cancelled. status: the origin's, once known.
+    """
+
+    client: Wire
+    origin: Wire
+    request: h11.Request
+    upgrade: bool
+    drop_identity: bool
+    via: str
+    idle_seconds: float
+    flow: Flow
+    status: int | None = None
+    _failure: Failed | None = field(default=None, init=False)
+    _switched: bool = field(default=False, init=False)
+    _scope: trio.CancelScope = field(default_factory=trio.CancelScope, init=False)
+
+    async def run(self) -> bool:
+        """Carry the exchange to its end: whether it turned into a tunnel. Raises Failed."""
+        with self._scope:
+            self._stir()
+            async with trio.open_nursery() as both:
+                both.start_soon(self._settled, self._carry_request)
+                await self._settled(self._carry_response)
+                both.cancel_scope.cancel()
+        if self._failure is not None:
+            raise self._failure
+        if self._scope.cancelled_caught:
+            raise Failed(Reason.ORIGIN_TIMEOUT)
+        return self._switched
+
+    async def _settled(self, carry: Callable[[], Awaitable[None]]) -> None:
+        """Carry one direction; the first failure of either ends both."""
+        try:
+            await carry()
+        except Failed as failure:
+            self._failure = self._failure or failure
+            self._scope.cancel()
+
+    async def _carry_request(self) -> None:
+        """Head and body, up. An origin that stops listening may still answer: that is no failure."""
+        listening = await self._up(self.request)
+        if not self.client.receiving:
+            listening = listening and await self._up(h11.EndOfMessage())
+        while listening and self.client.receiving:
+            listening = await self._up(await self._from_client())
+        if listening:
+            await self._watch_client()
+
+    async def _up(self, event: h11.Request | h11.Data | h11.EndOfMessage) -> bool:
+        """Send to the origin: whether it still listens."""
+        if isinstance(event, h11.EndOfMessage):
+            event = h11.EndOfMessage(headers=trailers(event, drop_identity=self.drop_identity))
+        try:
+            await self.origin.send(event)
+        except trio.BrokenResourceError:
+            return False
+        self.flow.up += len(event.data) if isinstance(event, h11.Data) else 0
+        self._stir()
+        return True
+
+    async def _from_client(self) -> h11.Data | h11.EndOfMessage:
+        try:
+            return await self.client.receive()
+        except trio.BrokenResourceError:
+            raise Failed(None) from None
+        except Malformed as malformed:
+            raise Failed(malformed.reason) from None
+
+    async def _watch_client(self) -> None:
+        """A client that leaves while it waits for the answer takes the exchange with it."""
+        with suppress(trio.BrokenResourceError):
+            await self.client.wait_for_eof()
+        raise Failed(None)
+
+    async def _carry_response(self) -> None:
+        """Interim heads, the final head and its body, down."""
+        try:
+            head = await self._final_head()
+            if head is None:
+                return
+            await self._down(response_to_client(head, self.via))
+            while isinstance(event := await self.origin.receive(), h11.Data):
+                self.flow.down += len(event.data)
+                await self._down(event)
+        except trio.BrokenResourceError:
+            raise Failed(Reason.ORIGIN_CLOSED) from None
+        except Malformed:
+            raise Failed(Reason.ORIGIN_MALFORMED) from None
+        await self._down(h11.EndOfMessage(headers=trailers(event) if self._client_is_modern() else []))
+
+    async def _final_head(self) -> h11.Response | None:
+        """The final response's head, interim ones passed on; None once a 101 made a tunnel of the connection."""
+        for _ in range(MOST_INTERIM):
+            if not await self.origin.wait():
+                raise Failed(Reason.ORIGIN_CLOSED)
+            head = await self.origin.receive_head()
+            if isinstance(head, h11.Request):
+                raise Malformed("an origin sends a request")
+            self._stir()
+            self.status = head.status_code
+            if isinstance(head, h11.Response):
+                if head.status_code == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+                    raise Malformed("an origin asks for the proxy's credentials")
+                return head
+            if await self._pass_interim(head):
+                return None
+        raise Malformed("an origin sends interim responses without end")
+
+    async def _pass_interim(self, head: h11.InformationalResponse) -> bool:
+        """Pass a 1xx on to a client that knows them: whether it was the 101 that was asked for."""
+        switches = head.status_code == HTTPStatus.SWITCHING_PROTOCOLS
+        if switches and not (self.upgrade and grants_websocket(head)):
+            raise Malformed("an origin switches protocols unasked")
+        if self._client_is_modern():
+            await self._down(informational_to_client(head))
+        self._switched = switches
+        return switches
+
+    async def _down(self, event: h11.InformationalResponse | h11.Response | h11.Data | h11.EndOfMessage) -> None:
+        try:
+            await self.client.send(event)
+        except trio.BrokenResourceError:
+            raise Failed(None) from None
+        self._stir()
+
+    def _client_is_modern(self) -> bool:
+        """Whether the client knows interim responses and trailers, which HTTP/1.0 does not."""
+        return self.client.their_version != b"1.0"
+
+    def _stir(self) -> None:
+        """Something moved: the silence that ends the exchange begins anew."""
+        self._scope.deadline = trio.current_time() + self.idle_seconds

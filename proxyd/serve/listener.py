@@ -1,0 +1,105 @@
+"""Sockets bound, connections accepted: whatever accept() says, the loop goes on (ATTACKS 8).
+
+Nothing here reads a byte of what a client sends.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Final
+
+import trio
+from netaddr import IPAddress
+
+from proxyd.net.host import keep_alive
+from proxyd.policy.address import Endpoint
+from proxyd.serve.session import serve_connection, turn_away
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxyd.serve.seams import Seams
+
+BACKLOG: Final = 4096  # the kernel takes net.core.somaxconn if that is less
+PAUSE_SECONDS: Final = 0.1  # after an accept() that failed: when files run out, trying at once helps nobody
+TURNED_AWAY: Final = 64  # connections beyond the limit that are told so at once; more are just closed
+
+
+class Doorman:
+    """Lets clients in up to a limit, and counts them."""
+
+    def __init__(self, seams: Seams, limit: int) -> None:
+        self.served = 0
+        self._seams = seams
+        self._limit = limit
+        self._inside = 0
+        self._turning_away = 0
+
+    async def receive(self, stream: trio.SocketStream) -> None:
+        """Serve one client's connection to its end, or turn it away. Raises nothing."""
+        address = _peer(stream.socket)
+        if self._inside < self._limit:
+            self.served += 1
+            self._inside += 1
+            try:
+                await serve_connection(stream, address, self._seams)
+            finally:
+                self._inside -= 1
+        elif self._turning_away < TURNED_AWAY:
+            self._turning_away += 1
+            try:
+                await turn_away(stream, address, self._seams)
+            finally:
+                self._turning_away -= 1
+        else:
+            await trio.aclose_forcefully(stream)
+
+
+def bind(endpoint: Endpoint) -> socket.socket:
+    """A listening socket at `endpoint` and nowhere else. Raises OSError, also where someone listens already."""
+    family = socket.AF_INET6 if endpoint.address.version == 6 else socket.AF_INET  # noqa: PLR2004 - IP versions
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((str(endpoint.address), endpoint.port))
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def bound_to(sock: socket.socket) -> Endpoint:
+    """Where a listening socket listens."""
+    host, port, *_ = sock.getsockname()
+    return Endpoint(IPAddress(host), port)
+
+
+async def accept_forever(
+    sock: socket.socket, doorman: Doorman, handlers: trio.Nursery, complain: Callable[[str], None]
+) -> None:
+    """Accept connections and hand each to the doorman, in the nursery of those who may outlive the listener."""
+    with trio.socket.from_stdlib_socket(sock) as listener:
+        while True:
+            try:
+                accepted, _ = await listener.accept()
+            except OSError as error:
+                complain(f"a connection could not be accepted: {error.strerror}")
+                await trio.sleep(PAUSE_SECONDS)
+                continue
+            try:
+                keep_alive(accepted)
+            except OSError:
+                accepted.close()  # it left before it was let in
+                continue
+            handlers.start_soon(doorman.receive, trio.SocketStream(accepted))
+
+
+def _peer(sock: trio.socket.SocketType) -> IPAddress | None:
+    """Where a client connects from; None if it has left already."""
+    try:
+        return IPAddress(sock.getpeername()[0].partition("%")[0])
+    except OSError:
+        return None

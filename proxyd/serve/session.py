@@ -1,0 +1,63 @@
+"""One client connection, first byte to last: requests one after the other, each judged anew (ATTACKS 4.10).
+
+It is also the one place that catches everything: a bug ends the connection it happened on, and no other.
+"""
+
+from __future__ import annotations
+
+import traceback
+from typing import TYPE_CHECKING, Final
+
+import h11
+import trio
+
+from proxyd.net.wire import Wire
+from proxyd.policy.verdict import Reason
+from proxyd.serve.exchange import Exchange
+
+if TYPE_CHECKING:
+    from netaddr import IPAddress
+    from trio.abc import HalfCloseableStream
+
+    from proxyd.serve.seams import Seams
+
+KEEP_ALIVE_SECONDS: Final = 60.0  # for the first byte of the next request
+
+
+async def serve_connection(stream: HalfCloseableStream, address: IPAddress | None, seams: Seams) -> None:
+    """Serve one connection to its end. Raises nothing.
+
+    address: the client's, or None where it has none.
+    """
+    try:
+        await _serve(Wire(stream, h11.SERVER), address, seams)
+    except trio.BrokenResourceError:
+        pass  # the client left between two requests
+    except Exception as bug:  # noqa: BLE001 - a bug ends this connection and is told; it must not end the others
+        seams.complain(f"bug: {_described(bug)}")
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+async def turn_away(stream: HalfCloseableStream, address: IPAddress | None, seams: Seams) -> None:
+    """Refuse a connection beyond the limit, with an answer and a record. Raises nothing."""
+    try:
+        await Exchange(Wire(stream, h11.SERVER), address, seams).turn_away(Reason.CONNECTION_LIMIT)
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+async def _serve(wire: Wire, address: IPAddress | None, seams: Seams) -> None:
+    while await seams.drain.wait(wire.wait, KEEP_ALIVE_SECONDS):
+        if not await Exchange(wire, address, seams).run():
+            return
+        wire.next_exchange()
+
+
+def _described(bug: BaseException) -> str:
+    """Where a bug is, without its message: that may quote a request."""
+    leaves = [bug]
+    while isinstance(leaves[0], BaseExceptionGroup):
+        leaves = list(leaves[0].exceptions)
+    frames = traceback.extract_tb(leaves[0].__traceback__)[-3:]
+    return f"{type(leaves[0]).__name__} in " + " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames))

@@ -1,0 +1,104 @@
+"""The two audit records of one request: its decision, written before anything is dialled, and its closing.
+
+It collects what becomes known of a request and writes it down; what is allowed is decided elsewhere (R7).
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from proxyd.audit.record import DIGEST_DIGITS, MAX_ADDRESSES, Record, timestamp
+from proxyd.audit.sink import SinkError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from netaddr import IPAddress
+
+    from proxyd.http.request import Asked
+    from proxyd.policy.model import Client, Policy
+    from proxyd.policy.verdict import Allow, Deny, Reason
+    from proxyd.serve.seams import Seams
+
+
+class Trail:
+    """What is known of one request, and whether its decision is on record."""
+
+    def __init__(self, seams: Seams, policy: Policy, client: Client | None, address: IPAddress | None) -> None:
+        self.id = secrets.token_hex(8)
+        self.decided = False
+        self._seams = seams
+        self._began = trio.current_time()
+        self._facts: dict[str, Any] = {
+            "id": self.id,
+            "client": client.name if client else None,
+            "client_address": str(address) if address is not None else None,
+            "policy": policy.name,
+            "digest": policy.digest[:DIGEST_DIGITS],
+        }
+
+    def learn(self, **facts: Any) -> None:  # noqa: ANN401 - fields of a Record
+        """Note fields of the records to come."""
+        self._facts |= facts
+
+    def asked(self, asked: Asked) -> None:
+        """Note where the request wants to go."""
+        self.learn(scheme=asked.scheme, host=asked.destination.host, port=asked.destination.port)
+        if asked.destination.address is not None:
+            self.resolved([asked.destination.address])
+
+    def resolved(self, addresses: Iterable[IPAddress]) -> None:
+        """Note the addresses that are judged."""
+        known = [str(address) for address in addresses]
+        self.learn(addresses=tuple(known[:MAX_ADDRESSES]), truncated=len(known) > MAX_ADDRESSES)
+
+    def allowed(self, allow: Allow) -> None:
+        """Write the decision to allow: no audit, no connection. Raises SinkError."""
+        self.resolved(allow.addresses)
+        self.learn(verdict="allow", rule=allow.rule)
+        if allow.would is not None:
+            self.learn(would="deny", reason=allow.would.reason.value)
+        self.decided = True
+        self._write("decision")
+
+    def refused(self, reason: Reason, status: int | None, deny: Deny | None) -> None:
+        """Note why the request is not served, and write the decision if there is none yet.
+
+        status: the one sent to the client, or None where no answer of ours could be sent. A refusal is given also
+        where it cannot be recorded: nothing is connected to.
+        """
+        self.learn(verdict="error" if deny is None else "deny", reason=reason.value)
+        if status is not None:
+            self.learn(status=status)
+        if deny is not None:
+            self.learn(rule=deny.rule, refused=str(deny.address) if deny.address is not None else deny.name)
+        if not self.decided:
+            self._try_to_write("decision")
+        self.decided = True
+
+    def close(self, outcome: str, bytes_up: int, bytes_down: int) -> None:
+        """Write the closing record."""
+        self.learn(outcome=outcome, bytes_up=bytes_up, bytes_down=bytes_down)
+        self.learn(duration_ms=milliseconds(trio.current_time() - self._began))
+        self._try_to_write("close")
+
+    def head_received(self) -> None:
+        """The clock of this request starts when its head is complete: before, it was the client's time."""
+        self._began = trio.current_time()
+
+    def _try_to_write(self, event: str) -> None:
+        try:
+            self._write(event)
+        except SinkError as error:
+            self._seams.complain(f"audit log: a {event} record could not be written: {error}")
+
+    def _write(self, event: str) -> None:
+        self._seams.record(Record(time=timestamp(self._seams.now()), event=event, **self._facts))
+
+
+def milliseconds(seconds: float) -> float:
+    """A duration as the records spell it."""
+    return round(seconds * 1000, 1)
