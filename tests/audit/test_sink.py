@@ -1,0 +1,474 @@
+"""Sinks: a line is in the kernel's hands when `write` returns, or SinkError says that it is not (R7, R12).
+
+Real files, pipes and terminals; only the clock, and a disk that fills up in the middle, are ours.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import pty
+import stat
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from proxyd.audit.record import Record
+from proxyd.audit.render import console_line, json_line
+from proxyd.audit.sink import CHECK_SECONDS, FileSink, Sink, SinkError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+FIRST: Final = Record(time="2026-08-01T12:00:00.000Z", event="decision", id="1" * 16, host="one.example")
+SECOND: Final = Record(time="2026-08-01T12:00:01.000Z", event="decision", id="2" * 16, host="two.example")
+ONE: Final = json_line(FIRST)
+TWO: Final = json_line(SECOND)
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Where the log is; nothing is there yet."""
+    folder = tmp_path / "log"
+    folder.mkdir()
+    return folder / "audit.jsonl"
+
+
+@pytest.fixture
+def sink(log: Path, clock: Clock) -> Iterator[FileSink]:
+    """A sink that appends to `log`."""
+    sink = FileSink(str(log), clock)
+    yield sink
+    sink.close()
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """A pipe: its end to read from, and its end to write to."""
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        with suppress(OSError):  # a test may have closed it
+            os.close(end)
+
+
+@pytest.fixture
+def writes(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What is handed to write(2), call by call."""
+    calls: list[bytes] = []
+    really = os.write
+
+    def write(fd: int, data: bytes) -> int:
+        calls.append(data)
+        return really(fd, data)
+
+    monkeypatch.setattr(os, "write", write)
+    return calls
+
+
+@pytest.fixture
+def disk_full_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
+    """Sets how many octets of each write still fit: None is all of them, 0 is none."""
+    really = os.write
+    room: int | None = None
+
+    def write(fd: int, data: bytes) -> int:
+        if room == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return really(fd, data[:room])
+
+    def leave(octets: int | None) -> None:
+        nonlocal room
+        room = octets
+
+    monkeypatch.setattr(os, "write", write)
+    return leave
+
+
+def fill(fd: int) -> None:
+    """Write to a pipe until it takes nothing more."""
+    os.set_blocking(fd, False)
+    for size in (4096, 1):
+        with suppress(BlockingIOError):
+            while True:
+                os.write(fd, b"x" * size)
+    os.set_blocking(fd, True)
+
+
+# Any descriptor
+
+
+def test_r7_a_line_can_be_read_by_another_process_as_soon_as_write_returns(pipe: tuple[int, int]) -> None:
+    Sink(pipe[1]).write(FIRST)
+    assert os.read(pipe[0], 9999) == ONE
+
+
+def test_one_line_is_one_write(pipe: tuple[int, int], writes: list[bytes]) -> None:
+    sink = Sink(pipe[1])
+    sink.write(FIRST)
+    sink.write(SECOND)
+    assert writes == [ONE, TWO]
+
+
+def test_attack_8_a_full_pipe_is_refused_and_never_waited_for(pipe: tuple[int, int]) -> None:
+    sink = Sink(pipe[1])
+    fill(pipe[1])
+    with pytest.raises(SinkError, match="^nobody reads the pipe$"):
+        sink.write(FIRST)
+
+
+def test_a_pipe_that_is_read_again_is_written_to_again(pipe: tuple[int, int]) -> None:
+    sink = Sink(pipe[1])
+    fill(pipe[1])
+    with pytest.raises(SinkError):
+        sink.write(FIRST)
+    while len(os.read(pipe[0], 65536)) == 65536:
+        pass
+    sink.write(SECOND)
+    assert os.read(pipe[0], 9999) == TWO, "what was refused is not written later"
+
+
+def test_attack_8_the_flags_of_an_inherited_stdout_are_left_alone(pipe: tuple[int, int]) -> None:
+    """They belong to the open file, which the shell and its other children share."""
+    before = fcntl.fcntl(pipe[1], fcntl.F_GETFL)
+    sink = Sink(pipe[1])
+    sink.write(FIRST)
+    fill(pipe[1])
+    with pytest.raises(SinkError):
+        sink.write(FIRST)
+    sink.reopen()
+    sink.close()
+    assert fcntl.fcntl(pipe[1], fcntl.F_GETFL) == before
+    assert not before & os.O_NONBLOCK
+
+
+def test_r12_a_pipe_whose_reader_left_is_an_error(pipe: tuple[int, int]) -> None:
+    sink = Sink(pipe[1])
+    os.close(pipe[0])
+    with pytest.raises(SinkError, match="^Broken pipe$"):
+        sink.write(FIRST)
+
+
+def test_r12_a_closed_descriptor_is_an_error(pipe: tuple[int, int]) -> None:
+    sink = Sink(pipe[1])
+    os.close(pipe[1])
+    with pytest.raises(SinkError, match="^Bad file descriptor$"):
+        sink.write(FIRST)
+
+
+def test_r12_a_descriptor_that_cannot_be_written_to_is_an_error(log: Path) -> None:
+    log.touch()
+    fd = os.open(log, os.O_RDONLY)
+    try:
+        with pytest.raises(SinkError, match="^Bad file descriptor$"):
+            Sink(fd).write(FIRST)
+    finally:
+        os.close(fd)
+
+
+def test_attack_8_a_full_disk_is_an_error_in_the_words_of_the_system() -> None:
+    sink = FileSink("/dev/full")
+    with pytest.raises(SinkError, match="^No space left on device$"):
+        sink.write(FIRST)
+    sink.close()
+
+
+def test_an_error_does_not_drag_its_cause_along(pipe: tuple[int, int]) -> None:
+    sink = Sink(pipe[1])
+    os.close(pipe[1])
+    with pytest.raises(SinkError) as caught:
+        sink.write(FIRST)
+    assert caught.value.__suppress_context__
+
+
+def test_a_person_at_a_terminal_reads_the_console_form() -> None:
+    ours, terminal = pty.openpty()
+    try:
+        Sink(terminal).write(FIRST)
+        assert os.read(ours, 9999).replace(b"\r\n", b"\n") == console_line(FIRST)
+    finally:
+        os.close(ours)
+        os.close(terminal)
+
+
+def test_a_descriptor_that_was_given_to_us_stays_open_when_the_sink_closes(pipe: tuple[int, int]) -> None:
+    sink = Sink(pipe[1])
+    sink.close()
+    os.fstat(pipe[1])
+
+
+def test_a_descriptor_that_was_given_to_us_is_what_reopen_goes_on_with(pipe: tuple[int, int]) -> None:
+    sink = Sink(pipe[1])
+    sink.reopen()
+    sink.write(FIRST)
+    assert os.read(pipe[0], 9999) == ONE
+
+
+# Torn lines
+
+
+def test_attack_8_a_line_that_fits_only_in_part_is_an_error(
+    log: Path, sink: FileSink, disk_full_after: Callable[[int | None], None]
+) -> None:
+    disk_full_after(10)
+    with pytest.raises(SinkError, match="^no room for the whole line$"):
+        sink.write(FIRST)
+    assert log.read_bytes() == ONE[:10]
+
+
+def test_a_torn_line_is_ended_before_the_next_record_and_only_then(
+    log: Path, sink: FileSink, disk_full_after: Callable[[int | None], None]
+) -> None:
+    disk_full_after(10)
+    with pytest.raises(SinkError):
+        sink.write(FIRST)
+    disk_full_after(None)
+    sink.write(SECOND)
+    sink.write(FIRST)
+    assert log.read_bytes() == ONE[:10] + b"\n" + TWO + ONE
+
+
+def test_ending_a_torn_line_is_part_of_the_one_write(
+    log: Path, sink: FileSink, disk_full_after: Callable[[int | None], None], writes: list[bytes]
+) -> None:
+    disk_full_after(10)
+    with pytest.raises(SinkError):
+        sink.write(FIRST)
+    disk_full_after(None)
+    sink.write(SECOND)
+    assert writes[-1] == b"\n" + TWO
+    assert log.read_bytes().endswith(TWO)
+
+
+@pytest.mark.parametrize("room", [0, 1, 2])
+def test_a_torn_line_stays_torn_until_a_whole_one_was_written(
+    log: Path, sink: FileSink, disk_full_after: Callable[[int | None], None], room: int
+) -> None:
+    disk_full_after(10)
+    with pytest.raises(SinkError):
+        sink.write(FIRST)
+    disk_full_after(room)
+    with pytest.raises(SinkError):
+        sink.write(FIRST)
+    disk_full_after(None)
+    sink.write(SECOND)
+    assert log.read_bytes() == ONE[:10] + (b"\n" + ONE)[:room] + b"\n" + TWO
+
+
+def test_a_disk_that_took_nothing_tore_nothing(
+    log: Path, sink: FileSink, disk_full_after: Callable[[int | None], None]
+) -> None:
+    disk_full_after(0)
+    with pytest.raises(SinkError, match="^No space left on device$"):
+        sink.write(FIRST)
+    disk_full_after(None)
+    sink.write(SECOND)
+    assert log.read_bytes() == TWO
+
+
+def test_a_file_that_is_new_begins_with_a_record(
+    log: Path, sink: FileSink, disk_full_after: Callable[[int | None], None]
+) -> None:
+    disk_full_after(10)
+    with pytest.raises(SinkError):
+        sink.write(FIRST)
+    disk_full_after(None)
+    log.rename(log.with_suffix(".1"))
+    sink.reopen()
+    sink.write(SECOND)
+    assert log.read_bytes() == TWO
+
+
+def test_a_line_that_was_torn_before_we_started_is_ended_too(log: Path) -> None:
+    """The disk filled up, the daemon was restarted: its first record must not join what the last run left."""
+    log.write_bytes(ONE[:10])
+    sink = FileSink(str(log))
+    sink.write(SECOND)
+    sink.close()
+    assert json.loads(log.read_bytes().splitlines()[-1])["id"] == SECOND.id
+
+
+# Files
+
+
+def test_a_file_is_made_for_its_owner_and_group(log: Path) -> None:
+    """The records say who went where."""
+    before = os.umask(0)
+    try:
+        FileSink(str(log)).close()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(log.stat().st_mode) == 0o640
+
+
+def test_a_file_that_exists_is_appended_to(log: Path, clock: Clock) -> None:
+    log.write_bytes(ONE)
+    sink = FileSink(str(log), clock)
+    sink.write(SECOND)
+    sink.close()
+    assert log.read_bytes() == ONE + TWO
+
+
+def test_two_workers_on_one_file_never_overwrite_each_other(log: Path, sink: FileSink, clock: Clock) -> None:
+    other = FileSink(str(log), clock)
+    for _ in range(3):
+        sink.write(FIRST)
+        other.write(SECOND)
+    other.close()
+    assert log.read_bytes() == (ONE + TWO) * 3
+
+
+def test_a_file_that_was_truncated_in_place_begins_anew(log: Path, sink: FileSink) -> None:
+    """As logrotate's copytruncate does."""
+    sink.write(FIRST)
+    os.truncate(log, 0)
+    sink.write(SECOND)
+    assert log.read_bytes() == TWO
+
+
+def test_the_file_is_not_passed_on_to_children(log: Path, writes: list[bytes]) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    sink = FileSink(str(log))
+    [fd] = {each for each in set(os.listdir("/proc/self/fd")) - before if os.path.exists(f"/proc/self/fd/{each}")}
+    assert not os.get_inheritable(int(fd))
+    sink.write(FIRST)
+    sink.close()
+    assert writes == [ONE]
+
+
+def test_r12_a_file_that_cannot_be_opened_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        FileSink(str(tmp_path / "nowhere" / "audit.jsonl"))
+
+
+def test_a_sink_closes_its_own_file(log: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    FileSink(str(log)).close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+# Rotation
+
+
+def rename(log: Path) -> None:
+    log.rename(log.with_suffix(".1"))
+
+
+def rename_and_create(log: Path) -> None:
+    log.rename(log.with_suffix(".1"))
+    log.touch()
+
+
+def unlink(log: Path) -> None:
+    log.unlink()
+
+
+moved = pytest.mark.parametrize("move", [rename, rename_and_create, unlink])
+
+
+@moved
+def test_a_file_that_was_moved_is_noticed_within_a_second(
+    log: Path, sink: FileSink, clock: Clock, move: Callable[[Path], None]
+) -> None:
+    sink.write(FIRST)
+    move(log)
+    clock.now += CHECK_SECONDS
+    sink.write(SECOND)
+    assert log.read_bytes() == TWO
+    assert CHECK_SECONDS == 1.0
+
+
+def test_a_file_that_was_renamed_gets_what_is_written_until_then(log: Path, sink: FileSink, clock: Clock) -> None:
+    rename(log)
+    clock.now += CHECK_SECONDS - 0.001
+    sink.write(FIRST)
+    assert log.with_suffix(".1").read_bytes() == ONE
+    assert not log.exists()
+
+
+def test_the_file_is_looked_for_once_a_second_and_not_with_every_record(
+    log: Path, sink: FileSink, clock: Clock
+) -> None:
+    clock.now += CHECK_SECONDS
+    sink.write(FIRST)
+    rename(log)
+    clock.now += CHECK_SECONDS - 0.001
+    sink.write(SECOND)
+    clock.now += 0.001
+    sink.write(FIRST)
+    assert log.with_suffix(".1").read_bytes() == ONE + TWO
+    assert log.read_bytes() == ONE
+
+
+def test_a_file_that_is_where_it_was_is_not_opened_again(log: Path, sink: FileSink, clock: Clock) -> None:
+    fds = set(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        clock.now += CHECK_SECONDS
+        sink.write(FIRST)
+    assert log.read_bytes() == ONE * 3
+    assert set(os.listdir("/proc/self/fd")) == fds
+
+
+@moved
+def test_reopen_finds_the_file_at_once(log: Path, sink: FileSink, move: Callable[[Path], None]) -> None:
+    sink.write(FIRST)
+    move(log)
+    sink.reopen()
+    sink.write(SECOND)
+    assert log.read_bytes() == TWO
+
+
+def test_attack_8_reopen_leaves_no_descriptor_behind(sink: FileSink) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        sink.reopen()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_reopen_that_fails_says_so_and_goes_on_with_the_old_file(log: Path, sink: FileSink) -> None:
+    away = log.parent.with_name("away")
+    log.parent.rename(away)
+    with pytest.raises(SinkError, match="^No such file or directory$"):
+        sink.reopen()
+    sink.write(FIRST)
+    assert (away / log.name).read_bytes() == ONE
+
+
+def test_r12_no_record_goes_to_a_file_that_nobody_finds(log: Path, sink: FileSink, clock: Clock) -> None:
+    away = log.parent.with_name("away")
+    log.parent.rename(away)
+    clock.now += CHECK_SECONDS
+    for _ in range(2):
+        with pytest.raises(SinkError, match="^No such file or directory$"):
+            sink.write(FIRST)
+    assert (away / log.name).read_bytes() == b""
+
+
+def test_writing_goes_on_once_the_file_can_be_opened_again(log: Path, sink: FileSink, clock: Clock) -> None:
+    away = log.parent.with_name("away")
+    log.parent.rename(away)
+    clock.now += CHECK_SECONDS
+    with pytest.raises(SinkError):
+        sink.write(FIRST)
+    log.parent.mkdir()
+    sink.write(SECOND)
+    assert log.read_bytes() == TWO

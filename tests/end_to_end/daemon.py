@@ -1,0 +1,181 @@
+"""The real proxyd, started as a user would, and what it said: its start-up line, its records, its exit status."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests import namespace
+
+PATIENCE = 20.0  # seconds until a test gives up; none is decided by time
+
+
+@dataclass
+class Daemon:
+    """A running proxyd. `records()` waits until every request that has a decision also has a closing record."""
+
+    policy: Path
+    audit: Path
+    errors: Path
+    env: dict[str, str] | None = None
+    _process: subprocess.Popen[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        with self.audit.open("ab") as stdout, self.errors.open("ab") as stderr:
+            self._process = subprocess.Popen(  # noqa: S603 - our own program
+                [sys.executable, "-m", "proxyd", "--policy", str(self.policy)],
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                env=self.env,
+            )
+        try:
+            self.port = int(self._wait_for(r"listening on (?:127\.0\.0\.1|\[::1\]):(\d+)")[1])
+        except BaseException:
+            self._process.kill()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """The daemon's process."""
+        return self._process.pid
+
+    def connect(self) -> socket.socket:
+        """A client's connection to the proxy."""
+        return socket.create_connection(("127.0.0.1", self.port), PATIENCE)
+
+    def ask(self, request: bytes) -> bytes:
+        """Send bytes as they are, and everything that comes back until the proxy closes."""
+        with self.connect() as client:
+            client.sendall(request)
+            return read_all(client)
+
+    def records(self) -> list[dict[str, Any]]:
+        """The audit log so far, complete."""
+        for _ in _ticks():
+            records = self.lines()
+            decided = {record["id"] for record in records if record["event"] == "decision"}
+            closed = {record["id"] for record in records if record["event"] == "close"}
+            if decided == closed:
+                return [record for record in records if record["event"] in ("decision", "close")]
+        raise AssertionError(f"decisions without a closing record: {decided ^ closed}")
+
+    def decisions(self) -> list[dict[str, Any]]:
+        """The decision records, in order."""
+        return [record for record in self.records() if record["event"] == "decision"]
+
+    def closings(self) -> list[dict[str, Any]]:
+        """The closing records, in order."""
+        return [record for record in self.records() if record["event"] == "close"]
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Every record that is written so far."""
+        return [json.loads(line) for line in self.audit.read_text().splitlines()]
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
+
+    def wait(self) -> int:
+        """The exit status, once the daemon ended."""
+        return self._process.wait(PATIENCE)
+
+    def stop(self) -> int:
+        """End it: the exit status."""
+        if self._process.poll() is None:
+            self.signal(signal.SIGTERM)
+        try:
+            return self.wait()
+        finally:
+            self._process.kill()
+
+    def complaints(self) -> str:
+        """What it said on stderr."""
+        return self.errors.read_text()
+
+    def _wait_for(self, pattern: str) -> re.Match[str]:
+        for _ in _ticks():
+            if (match := re.search(pattern, self.complaints())) is not None:
+                return match
+            if self._process.poll() is not None:
+                break
+        raise AssertionError(f"proxyd did not say {pattern}: {self.complaints()}")
+
+
+def _ticks() -> Any:  # noqa: ANN401 - an iterator of nothing much
+    """Turns of waiting, until a test gives up."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        yield
+        time.sleep(0.01)
+
+
+def read_all(client: socket.socket) -> bytes:
+    """Everything until the other side ends."""
+    data = b""
+    while piece := client.recv(65536):
+        data += piece
+    return data
+
+
+def read_until(client: socket.socket, end: bytes) -> bytes:
+    """Everything up to and including `end`."""
+    data = b""
+    while end not in data:
+        piece = client.recv(1)
+        if not piece:
+            raise AssertionError(f"ended early: {data!r}")
+        data += piece
+    return data
+
+
+def status(response: bytes) -> int:
+    """The status code of a response."""
+    return int(response.split(b" ", 2)[1])
+
+
+def policy_text(nameserver_port: int, origin_port: int, names: tuple[str, ...] = (), extra: str = "") -> str:
+    """A policy for these tests; without a namespace, its permits stand in for public addresses.
+
+    extra: more rows; [[allow]] rows among them make it a policy whose default is deny.
+    """
+    hosts = (*names, namespace.origin_4(), namespace.origin_6())
+    permits = "" if namespace.isolated else "".join(_PERMIT.format(host=host, port=origin_port) for host in hosts)
+    default = "deny" if "[[allow]]" in extra else "allow"
+    return _POLICY.format(dns=nameserver_port, default=default) + permits + extra
+
+
+_POLICY = """\
+schema = 1
+name = "test"
+include = ["denylist.toml"]
+
+[listen]
+http = ["127.0.0.1:0"]
+
+[destinations]
+default = "{default}"
+
+[dns]
+servers = ["127.0.0.1:{dns}"]
+
+[[client]]
+name = "tester"
+networks = ["127.0.0.0/8"]
+"""
+
+_PERMIT = """
+[[permit]]
+host = "{host}"
+ports = [{port}]
+networks = ["127.0.0.10/32", "::1/128"]
+reason = "stands in for a public address"
+"""

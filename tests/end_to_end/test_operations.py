@@ -1,0 +1,189 @@
+"""The daemon as an operator meets it: bad policies, busy ports, log rotation, signals, full disks (R1, R2, R12)."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import POLICIES, Scene
+from tests.end_to_end.daemon import Daemon, read_until, status
+
+EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_CONFIG = 2, 69, 78
+
+
+def proxyd(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of proxyd to its end."""
+    command = [sys.executable, "-m", "proxyd", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)  # noqa: S603 - our own program
+
+
+@pytest.mark.parametrize("policy", ["default", "allowlist", "local-models"])
+def test_every_shipped_policy_is_good(policy: str) -> None:
+    answer = proxyd("check", str(POLICIES / f"{policy}.toml"))
+    assert (answer.returncode, answer.stderr) == (0, "")
+
+
+def test_r12_a_bad_policy_stops_the_start_with_every_problem_and_78(tmp_path: Path) -> None:
+    policy = tmp_path / "bad.toml"
+    policy.write_text('schema = 1\nname = "bad"\n[listen]\nhttp = ["everywhere"]\n[destination]\ndefault = "allow"\n')
+    answer = proxyd("--policy", str(policy))
+    assert answer.returncode == EXIT_CONFIG
+    assert "listen.http[0]" in answer.stderr
+    assert 'destination: unknown key; did you mean "destinations"?' in answer.stderr
+    assert "client: is missing" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_port_in_use_is_69_and_one_line(scene: Scene, proxy: Daemon, tmp_path: Path) -> None:
+    policy = tmp_path / "second.toml"
+    policy.write_text(proxy.policy.read_text().replace("127.0.0.1:0", f"127.0.0.1:{proxy.port}"))
+    answer = proxyd("--policy", str(policy))
+    assert (answer.returncode, answer.stderr.count("\n")) == (EXIT_UNAVAILABLE, 1)
+    assert "somebody listens there already" in answer.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("--polcy", "x"), ("explain",), ("explain", "x"), ("check",)])
+def test_bad_usage_is_2(arguments: tuple[str, ...]) -> None:
+    answer = proxyd(*arguments)
+    assert answer.returncode == EXIT_USAGE
+    assert "Traceback" not in answer.stderr
+
+
+def test_explain_answers_as_the_daemon_does(scene: Scene, proxy: Daemon) -> None:
+    answer = proxyd("explain", "http://[::ffff:10.0.0.1]/", "--policy", str(proxy.policy))
+    assert answer.returncode == 1
+    refused = proxy.ask(b"GET http://[::ffff:10.0.0.1]/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    [decision] = proxy.decisions()
+    assert status(refused) == 403
+    assert f"deny: {decision['reason']}, by {decision['rule']}" in answer.stdout
+
+
+def test_sigterm_lets_a_tunnel_finish_and_ends_idle_connections(scene: Scene, proxy: Daemon) -> None:
+    with proxy.connect() as idle, proxy.connect() as busy:
+        busy.sendall(f"CONNECT {scene.target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        read_until(busy, b"\r\n\r\n")
+        proxy.signal(signal.SIGTERM)
+        assert idle.recv(1) == b""
+        busy.sendall(b"GET /late HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert read_until(busy, b"octets").endswith(b"and 0 octets")
+        with pytest.raises(OSError, match="refused"):
+            proxy.connect()
+    assert proxy.wait() == 0
+    assert proxy.lines()[-1]["event"] == "stop"
+
+
+def test_a_second_sigterm_ends_at_once(scene: Scene, proxy: Daemon) -> None:
+    with proxy.connect() as busy:
+        busy.sendall(f"CONNECT {scene.target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        read_until(busy, b"\r\n\r\n")
+        proxy.signal(signal.SIGTERM)
+        read_eof_of_listener(proxy)
+        proxy.signal(signal.SIGTERM)
+        assert proxy.wait() == 0
+    assert proxy.closings()[0]["outcome"] == "aborted"
+
+
+def read_eof_of_listener(proxy: Daemon) -> None:
+    """Wait until nobody accepts any more, so that the first signal was heard."""
+    while True:
+        try:
+            proxy.connect().close()
+        except OSError:
+            return
+
+
+def test_a_renamed_log_is_found_again_and_sigusr1_reopens(scene: Scene, tmp_path: Path) -> None:
+    log = tmp_path / "audit.log"
+    proxy = scene.start(f'[audit]\nto = "{log}"\n')
+    request = f"GET {scene.url}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+    proxy.ask(request)
+    log.rename(tmp_path / "audit.log.1")
+    proxy.signal(signal.SIGUSR1)
+    while not log.exists():
+        pass
+    proxy.ask(request)
+    assert '"event":"decision"' in log.read_text()
+    assert (tmp_path / "audit.log.1").read_text().count('"event":"decision"') == 1
+    assert log.stat().st_mode & 0o007 == 0
+
+
+def test_r12_no_audit_no_connection(scene: Scene) -> None:
+    proxy = scene.start('[audit]\nto = "/dev/full"\n')
+    answer = proxy.ask(f"CONNECT {scene.target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    assert b"503 Service Unavailable: audit_unwritable" in answer
+    assert scene.origin.connections == 0
+    assert "audit log: a decision record could not be written" in proxy.complaints()
+
+
+def test_r12_availability_is_preferred_only_in_so_many_words(scene: Scene) -> None:
+    proxy = scene.start('[audit]\nto = "/dev/full"\ndangerously_prefer_availability = true\n')
+    answer = proxy.ask(f"GET {scene.url}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    assert status(answer) == 200
+
+
+def test_r2_a_client_that_no_row_names_is_refused(scene: Scene) -> None:
+    proxy = scene.start()
+    proxy.stop()
+    text = proxy.policy.read_text().replace('networks = ["127.0.0.0/8"]', 'networks = ["10.9.9.0/24"]', 1)
+    proxy.policy.write_text(text)
+    second = Daemon(proxy.policy, proxy.audit, _fresh(proxy.errors))
+    try:
+        answer = second.ask(f"GET {scene.url}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    finally:
+        second.stop()
+    assert b"403 Forbidden: client_unknown" in answer
+    assert scene.nameserver.asked == []
+
+
+def _fresh(path: Path) -> Path:
+    path.write_text("")
+    return path
+
+
+def test_attack_8_the_limit_of_connections_is_said_and_recorded(scene: Scene) -> None:
+    proxy = scene.start("[limits]\nconnections = 1\n")
+    with proxy.connect() as first:
+        first.sendall(b"G")
+        answer = proxy.ask(b"GET http://origin.test/ HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"503 Service Unavailable: connection_limit" in answer
+    assert proxy.decisions()[0]["reason"] == "connection_limit"
+
+
+def test_attack_8_out_of_files_ends_nothing(scene: Scene) -> None:
+    proxy = scene.start()
+    subprocess.run(["prlimit", f"--nofile=14:14", "--pid", str(proxy.pid)], check=True)  # noqa: S603, S607, F541
+    crowd = [socket.create_connection(("127.0.0.1", proxy.port), 20) for _ in range(30)]
+    for each in crowd:
+        each.close()
+    answer = proxy.ask(f"GET {scene.url}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    assert status(answer) in (200, 503)
+    assert status(proxy.ask(b"GET http://10.0.0.5/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")) == 403
+
+
+def test_report_mode_lets_a_miss_through_and_says_so(scene: Scene) -> None:
+    rows = '[[allow]]\nhosts = ["only.test"]\nports = [443]\nreason = "x"\n'
+    proxy = scene.start(rows)
+    proxy.stop()
+    proxy.policy.write_text(proxy.policy.read_text().replace('default = "deny"', 'default = "deny"\nmode = "report"'))
+    second = Daemon(proxy.policy, proxy.audit, _fresh(proxy.errors))
+    try:
+        request = f"GET {scene.url}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        assert status(second.ask(request.encode())) == 200
+        [decision] = second.decisions()
+    finally:
+        second.stop()
+    if scene.origin.addresses[0].startswith("127."):
+        assert decision["would"] is None  # a permit stands in for the public address, and covers the miss
+    else:
+        assert (decision["verdict"], decision["would"]) == ("allow", "deny")
+
+
+def test_attack_6_4_the_environment_names_no_proxy_for_us(scene: Scene) -> None:
+    proxy = scene.start(env={"http_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "PATH": "/usr/bin"})
+    answer = proxy.ask(f"GET {scene.url}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    assert status(answer) == 200

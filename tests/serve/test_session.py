@@ -1,0 +1,385 @@
+"""One connection: requests one after the other, each judged anew, and a bug ends this connection only (ATTACKS 4.10)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from netaddr import IPAddress
+from tests.serve.scene import (
+    OK,
+    PUBLIC,
+    SECRET,
+    VIA,
+    Connection,
+    Peer,
+    World,
+    connect,
+    connected,
+    exchange,
+    get,
+    in_virtual_time,
+    policy,
+)
+from trio.testing import memory_stream_pair
+
+from proxyd.policy.address import Resolution
+from proxyd.serve.session import KEEP_ALIVE_SECONDS, turn_away
+
+if TYPE_CHECKING:
+    from trio.abc import HalfCloseableStream
+
+
+@in_virtual_time
+async def test_requests_follow_each_other_on_one_connection_each_with_its_own_records() -> None:
+    """ATTACKS 4.10, R7."""
+    world = World()
+    async with connected(world) as client:
+        for count in (1, 2, 3):
+            await exchange(world, client)
+            assert (await client.answer()).body == b"hi"
+            assert len(world.trail()) == count
+    assert [decision.verdict for decision, _ in world.trail()] == ["allow"] * 3
+    assert len({decision.id for decision, _ in world.trail()}) == 3
+
+
+@in_virtual_time
+async def test_a_request_on_a_kept_alive_connection_is_judged_anew_also_where_the_last_one_was_allowed() -> None:
+    """ATTACKS 4.10: the answer for a name changes between two requests (DNS rebinding, ATTACKS 3.1)."""
+    world = World()
+    async with connected(world) as client:
+        await exchange(world, client)
+        await client.answer()
+        world.answers["example.com"] = Resolution((IPAddress("127.0.0.1"),))
+        await client.send(get())
+        answer = await client.answer()
+    assert (answer.status, answer.reason) == (403, "address_denied")
+    assert world.opened == 1
+
+
+@in_virtual_time
+async def test_a_request_is_judged_by_the_policy_of_its_own_moment() -> None:
+    """ATTACKS 7.7: what was allowed a moment ago on this connection is not allowed for ever."""
+    world = World()
+    async with connected(world) as client:
+        await exchange(world, client)
+        await client.answer()
+        world.amend(policy('[[deny]]\nreason = "a test"\nhosts = ["example.com"]'))
+        await client.send(get())
+        assert (await client.answer()).reason == "name_denied"
+    assert world.snapshots == 2
+
+
+@in_virtual_time
+async def test_each_pipelined_request_is_judged_anew() -> None:
+    """ATTACKS 4.10: three requests in one segment, the second refused; the answers come in order."""
+    world = World()
+    async with connected(world) as client:
+        await client.send(get() + get("http://127.0.0.1/") + get("http://other.example/"))
+        origin = await world.origin()
+        await origin.send(OK)
+        assert (await client.answer()).status == 200
+        assert (await client.answer()).reason == "address_denied"
+        await (await world.origin()).send(OK)
+        assert (await client.answer()).status == 200
+    assert [allow.destination.host for allow in world.dialled] == ["example.com", "other.example"]
+    assert [decision.verdict for decision, _ in world.trail()] == ["allow", "deny", "allow"]
+
+
+@in_virtual_time
+async def test_a_pipelined_request_is_not_served_before_its_turn() -> None:
+    """ATTACKS 4.10: neither looked up nor dialled while the first is under way."""
+    world = World()
+    async with connected(world) as client:
+        await client.send(get() + get("http://other.example/"))
+        await (await world.origin()).until(b"\r\n\r\n")
+        assert world.events == ["resolve example.com", "record decision", "dial example.com:80"]
+
+
+@in_virtual_time
+async def test_a_request_that_comes_byte_by_byte_is_the_same_request() -> None:
+    """ATTACKS 8: 1-byte writes."""
+    world = World()
+    async with connected(world) as client:
+        await client.send(*(bytes([octet]) for octet in get()))
+        origin = await world.origin()
+        assert (await origin.until(b"\r\n\r\n")).startswith(b"GET / HTTP/1.1\r\nHost: example.com\r\n")
+
+
+@in_virtual_time
+async def test_a_connection_that_never_sends_a_byte_is_let_go_after_exactly_a_minute_without_a_record() -> None:
+    """ATTACKS 8."""
+    world = World()
+    async with connected(world) as client:
+        assert await client.rest() == b""
+        assert trio.current_time() == KEEP_ALIVE_SECONDS == 60.0
+    assert world.attempted == []
+
+
+@in_virtual_time
+async def test_a_kept_alive_connection_is_let_go_exactly_a_minute_after_its_last_answer() -> None:
+    world = World()
+    async with connected(world) as client:
+        await trio.sleep(59.0)
+        await exchange(world, client)
+        await client.answer()
+        assert await client.rest() == b""
+        assert trio.current_time() == 59.0 + 60.0
+    assert len(world.trail()) == 1
+
+
+@in_virtual_time
+async def test_a_client_that_leaves_between_two_requests_is_no_event() -> None:
+    """R7: it asked nothing; nothing is recorded and nothing complained about."""
+    world = World()
+    async with connected(world) as client:
+        await exchange(world, client)
+        await client.answer()
+        await client.leave()
+        await client.over.wait()
+    assert len(world.trail()) == 1
+    assert world.complaints == []
+
+
+class Reset:
+    """A stream on which every reading and writing meets a reset."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        raise trio.BrokenResourceError(max_bytes)
+
+    async def send_all(self, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        raise trio.BrokenResourceError(len(data))
+
+    async def send_eof(self) -> None:
+        await trio.lowlevel.checkpoint()
+        raise trio.BrokenResourceError
+
+    async def aclose(self) -> None:
+        self.closed = True
+        await trio.lowlevel.checkpoint()
+
+
+@in_virtual_time
+async def test_a_connection_that_is_reset_before_its_first_request_is_no_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """ATTACKS 8."""
+    world = World()
+    reset = Reset()
+    monkeypatch.setattr("tests.serve.scene.memory_stream_pair", lambda: (memory_stream_pair()[0], reset))
+    async with connected(world) as client:
+        await client.over.wait()
+    assert (world.attempted, world.complaints, reset.closed) == ([], [], True)
+
+
+@in_virtual_time
+async def test_a_connection_ends_after_the_request_that_ends_it() -> None:
+    world = World()
+    async with connected(world) as client:
+        await exchange(world, client, get("http://example.com/", "Connection: close"))
+        assert (await client.answer()).status == 200
+        assert await client.rest() == b""
+
+
+# Bugs
+
+
+def _fail(world: World, where: str) -> None:
+    bug = ValueError(f"it quotes {SECRET}")
+    if where == "dial":
+        world.dial_error = bug
+    elif where == "resolve":
+        world.answers["example.com"] = bug
+    else:
+        world.record_bug = bug
+
+
+@pytest.mark.parametrize("where", ["resolve", "record", "dial"])
+@in_virtual_time
+async def test_an_unexpected_exception_ends_its_connection_only_and_is_told_without_its_message(where: str) -> None:
+    """R7: the message may quote the request."""
+    world = World()
+    async with trio.open_nursery() as nursery:
+        bystander = await Connection.serve(world, nursery, "127.0.0.1")
+        _fail(world, where)
+        async with connected(world) as client:
+            await client.send(get(f"http://example.com/{SECRET}"))
+            assert await client.rest() == b""
+        world.dial_error = world.record_bug = None
+        world.answers.clear()
+        await exchange(world, bystander)
+        assert (await bystander.answer()).status == 200
+        await bystander.leave()
+    (complaint,) = world.complaints
+    assert complaint.startswith(f"bug: ValueError in _{where}:")
+    assert SECRET not in complaint
+    assert world.opened == 1
+
+
+@in_virtual_time
+async def test_a_bug_before_the_decision_leaves_a_decision_all_the_same() -> None:
+    """R7, R12: an error is no denial, and nothing was allowed."""
+    world = World()
+    world.answers["example.com"] = ValueError("a bug")
+    async with connected(world) as client:
+        await client.send(get())
+        await client.rest()
+    decision, close = world.only()
+    assert (decision.verdict, decision.reason, decision.status) == ("error", "aborted", None)
+    assert close.outcome == "aborted"
+
+
+@in_virtual_time
+async def test_a_bug_inside_a_nursery_is_told_as_the_bug_and_not_as_its_group() -> None:
+    """An exception group would tell the operator nothing."""
+    world = World()
+
+    def streams() -> tuple[HalfCloseableStream, HalfCloseableStream]:
+        ours, theirs = memory_stream_pair()
+
+        async def bug() -> None:
+            await trio.lowlevel.checkpoint()
+            raise LookupError(SECRET)
+
+        ours.send_stream.send_all_hook = bug
+        return ours, theirs
+
+    world.origin_streams = streams
+    async with connected(world) as client:
+        await client.send(get())
+        await client.rest()
+    (complaint,) = world.complaints
+    assert complaint.startswith("bug: LookupError in bug:")
+    assert world.only()[1].outcome == "aborted"
+
+
+# Turned away
+
+
+async def turned_away(world: World, address: IPAddress | None = None) -> Peer:
+    """A client that found the house full, and was seen off."""
+    ours, theirs = memory_stream_pair()
+    await turn_away(theirs, address, world.seams)
+    return Peer(ours)
+
+
+@in_virtual_time
+async def test_a_connection_that_is_turned_away_has_an_answer_and_both_records() -> None:
+    """R7, R12, ATTACKS 8."""
+    world = World()
+    client = await turned_away(world, IPAddress("127.0.0.7"))
+    answer = await client.answer()
+    assert (answer.status, answer.reason, answer.fields["connection"]) == (503, "connection_limit", "close")
+    assert answer.fields["retry-after"] == "1"
+    assert await client.rest() == b""
+    decision, close = world.only()
+    assert (decision.verdict, decision.reason, decision.status) == ("error", "connection_limit", 503)
+    assert (decision.client, decision.client_address) == ("agent", "127.0.0.7")
+    assert (close.outcome, close.bytes_up, close.bytes_down) == ("refused", 0, 0)
+
+
+@in_virtual_time
+async def test_who_is_turned_away_is_heard_for_exactly_a_second_so_that_no_reset_overtakes_the_answer() -> None:
+    """ATTACKS 8: a reset right after the answer can crash a client."""
+    await turned_away(World())
+    assert trio.current_time() == 1.0
+
+
+@in_virtual_time
+async def test_nothing_of_what_somebody_turned_away_sends_is_read_as_a_request() -> None:
+    world = World()
+    ours, theirs = memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turn_away, theirs, IPAddress("127.0.0.1"), world.seams)
+        await Peer(ours).send(get())
+    assert world.only()[0].method is None
+    assert world.count("resolve") == 0
+
+
+@in_virtual_time
+async def test_somebody_turned_away_who_has_left_already_is_recorded_as_gone() -> None:
+    world = World()
+    ours, theirs = memory_stream_pair()
+    await ours.aclose()
+    await turn_away(theirs, None, world.seams)
+    decision, close = world.only()
+    assert (decision.client, decision.client_address) == (None, None)
+    assert close.outcome == "client_gone"
+
+
+@in_virtual_time
+async def test_a_bug_while_somebody_is_turned_away_ends_that_connection_only() -> None:
+    """`turn_away` raises nothing: an exception would end the listeners, and with them the daemon (ATTACKS 8)."""
+    world = World(record_bug=ValueError(SECRET))
+    await turned_away(world, IPAddress("127.0.0.1"))
+    (complaint,) = world.complaints
+    assert complaint.startswith("bug: ValueError in ")
+    assert SECRET not in complaint
+
+
+@in_virtual_time
+async def test_a_cancellation_while_somebody_is_turned_away_leaves_the_closing_record() -> None:
+    """R7: the drain may run out during the second in which the client is heard out."""
+    world = World()
+    ours, theirs = memory_stream_pair()
+    with trio.move_on_after(0.5):
+        await turn_away(theirs, IPAddress("127.0.0.1"), world.seams)
+    assert (await Peer(ours).answer()).status == 503
+    world.only()
+
+
+# Cancelled (the drain's deadline)
+
+
+@in_virtual_time
+async def test_a_session_that_is_cancelled_leaves_a_closing_record_and_no_connection() -> None:
+    """R7."""
+    world = World()
+    ours, theirs = memory_stream_pair()
+    client = Peer(ours)
+    async with trio.open_nursery() as nursery:
+
+        async def session() -> None:
+            from proxyd.serve.session import serve_connection  # noqa: PLC0415
+
+            await serve_connection(theirs, IPAddress("127.0.0.1"), world.seams)
+
+        nursery.start_soon(session)
+        await client.send(connect())
+        origin = await world.origin()
+        await client.until(b"\r\n\r\n")
+        await client.send(b"early")
+        nursery.cancel_scope.cancel()
+    assert await origin.rest() == b"early"
+    assert await client.rest() == b""
+    _, close = world.only()
+    assert (close.outcome, close.bytes_up, close.verdict) == ("aborted", 5, "allow")
+
+
+@in_virtual_time
+async def test_draining_ends_a_connection_after_its_request_and_serves_no_further_one() -> None:
+    world = World()
+    async with connected(world) as client:
+        await client.send(get() + get("http://other.example/"))
+        origin = await world.origin()
+        world.seams.drain.begin()
+        await origin.send(OK)
+        assert (await client.answer()).status == 200
+        assert await client.rest() == b""
+        assert trio.current_time() == 0.0
+    assert len(world.trail()) == 1
+
+
+@in_virtual_time
+async def test_the_name_in_via_and_the_addresses_are_those_of_the_world() -> None:
+    """The scene itself: a fake that answered anything would prove nothing."""
+    world = World()
+    async with connected(world) as client:
+        assert f"Via: 1.1 {VIA}".encode() in await exchange(world, client)
+    assert world.dialled[0].addresses == (PUBLIC,)
