@@ -1,8 +1,14 @@
 """Before any test: a network of its own, entered while this process still has one thread."""
 
+from hypothesis import settings
+
 from tests import namespace
 
 namespace.enter()
+
+# A slow machine decides nothing: hypothesis times no example.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_report_header() -> str:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from proxyd.policy.text import printable
+
 if TYPE_CHECKING:
     from proxyd.audit.record import Record
 
@@ -55,4 +57,4 @@ def _printable(value: Any) -> Any:  # noqa: ANN401 - any field of a Record
         return ",".join(_printable(each) for each in value)
     if not isinstance(value, str):
         return value
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in value)
+    return printable(value)

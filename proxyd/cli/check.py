@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from proxyd.cli.files import EX_CONFIG, load_or_complain, printable
+from proxyd.cli.files import EX_CONFIG, load_or_complain
+from proxyd.policy.text import printable
 
 if TYPE_CHECKING:
     import argparse

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from netaddr import AddrFormatError, IPAddress
 
-from proxyd.cli.files import EX_CONFIG, EX_USAGE, complain, load_or_complain, printable, today
+from proxyd.cli.files import EX_CONFIG, EX_USAGE, complain, load_or_complain, today
 from proxyd.policy.address import BadTarget, Resolution, parse_host, parse_url
+from proxyd.policy.text import printable
 from proxyd.policy.verdict import STEP_OF, Allow, Deny, NeedAddresses, Reason, Step, decide
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from proxyd.policy.load import PolicyError, load
+from proxyd.policy.text import printable
 
 if TYPE_CHECKING:
     from proxyd.policy.model import Policy
@@ -47,8 +48,3 @@ def load_or_complain(name: str) -> Policy | None:
 def complain(line: str) -> None:
     """One line on stderr; a file's control characters do not reach the terminal."""
     sys.stderr.write(f"proxyd: {printable(line)}\n")
-
-
-def printable(text: str) -> str:
-    """The text with whatever is not printable escaped."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

@@ -31,15 +31,28 @@ OUR_NAME: Final = "proxyd"
 _HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"te", b"upgrade"})
 # What `Connection: …` must not take away, or a message would change its framing or its destination.
 _PROTECTED = frozenset({b"host", b"content-length", b"transfer-encoding", b"via"})
-# What a reverse proxy in front of a private destination would be trusted for (MISSION: trusted-proxy auth).
-_IDENTITY = frozenset({b"forwarded", b"x-forwarded-", b"x-real-ip", b"x-openclaw-scopes"})
+# What a reverse proxy in front of a private destination would be trusted for, in the spelling of `_plain`: forwarding
+# fields, and those in which the common authenticating proxies vouch for a user (MISSION: trusted-proxy auth).
+_IDENTITY = frozenset(
+    {b"forwarded", b"x-real-ip", b"x-client-ip", b"true-client-ip", b"x-openclaw-scopes", b"remote-user"}
+    | {b"x-user", b"x-webauth-user", b"x-authenticated-user", b"x-original-url", b"x-rewrite-url"}
+)
+_IDENTITY_PREFIXES = (
+    *(b"x-forwarded-", b"x-remote-", b"x-auth-request-", b"x-authentik-", b"x-pomerium-"),
+    *(b"remote-", b"tailscale-user-", b"cf-access-", b"x-goog-authenticated-user-", b"x-ms-client-principal"),
+)
 # What would change the meaning of a message after it was judged (RFC 9110 §6.5.1).
 _NO_TRAILERS = frozenset(
     {b"authorization", b"cache-control", b"content-encoding", b"content-length", b"content-range", b"content-type"}
+    | {b"age", b"date", b"expires", b"if-match", b"if-modified-since", b"if-none-match", b"if-range", b"location"}
+    | {b"pragma", b"range", b"retry-after", b"vary", b"www-authenticate"}
     | {b"cookie", b"expect", b"host", b"max-forwards", b"set-cookie", b"trailer", b"transfer-encoding", b"via"}
 )
 _UPGRADE: Final[Fields] = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
-_STRUCTURED_MEMBER = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
+# A list whose quoted strings all end, and its members (RFC 8941 §3.1). Possessive, so that no value costs more than it
+# is long.
+_STRUCTURED_LIST = re.compile(rb'(?:[^"]|"(?:[^"\\]|\\.)*+")*+')
+_STRUCTURED_MEMBER = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*+")++')
 
 
 def request_to_origin(request: h11.Request, asked: Asked, via: str, *, drop_identity: bool) -> h11.Request:
@@ -47,8 +60,10 @@ def request_to_origin(request: h11.Request, asked: Asked, via: str, *, drop_iden
 
     via: our name in Via. drop_identity: leave out what a trusted proxy would vouch with.
     """
-    kept = _without(_IDENTITY, _end_to_end(request)) if drop_identity else _end_to_end(request)
-    fields = [(b"Host", host_field(asked.destination)), *_without({b"host"}, _count_hops(request.method, kept))]
+    replaced = {b"host", b"proxy-status"} if request.http_version > b"1.0" else {b"host", b"proxy-status", b"expect"}
+    kept = _without(replaced, _end_to_end(request))
+    fields = [(b"Host", host_field(asked.destination)), *_count_hops(request.method, kept)]
+    fields = _without_identity(fields) if drop_identity else fields
     fields.append((b"Via", _via(request.http_version, via)))
     fields += _UPGRADE if asked.upgrade else [(b"Connection", b"close")]
     return h11.Request(method=request.method, target=asked.origin_form, headers=fields)
@@ -73,7 +88,8 @@ def informational_to_client(response: h11.InformationalResponse) -> h11.Informat
 
 def trailers(message: h11.EndOfMessage, *, drop_identity: bool = False) -> Fields:
     """The trailer fields that may be passed on, by the same rules as a head (RFC 9110 §6.5.1)."""
-    return _without(_NO_TRAILERS | (_IDENTITY if drop_identity else set()), _end_to_end(message))
+    fields = _without(_NO_TRAILERS, _without_our_status(_end_to_end(message)))
+    return _without_identity(fields) if drop_identity else fields
 
 
 def host_field(destination: Destination) -> bytes:
@@ -97,13 +113,22 @@ def _end_to_end(message: Message) -> Fields:
 
 
 def _without(names: AbstractSet[bytes], fields: Iterable[tuple[bytes, bytes]]) -> Fields:
-    """The fields that bear none of `names`, nor a name that one of them ending in "-" begins."""
-    prefixes = tuple(name for name in names if name.endswith(b"-"))
+    """The fields that bear none of `names`."""
+    return [(name, value) for name, value in fields if name.lower() not in names]
+
+
+def _without_identity(fields: Fields) -> Fields:
+    """The fields in which nobody vouches for anybody."""
     return [
         (name, value)
         for name, value in fields
-        if name.lower() not in names and not (prefixes and name.lower().startswith(prefixes))
+        if _plain(name) not in _IDENTITY and not _plain(name).startswith(_IDENTITY_PREFIXES)
     ]
+
+
+def _plain(name: bytes) -> bytes:
+    """A name as a gateway to CGI or WSGI reads it: there `X_Forwarded_User` and `X-Forwarded-User` are one."""
+    return name.lower().replace(b"_", b"-")
 
 
 def _count_hops(method: bytes, fields: Fields) -> Fields:
@@ -118,13 +143,25 @@ def _via(version: bytes, name: str) -> bytes:
     return version + b" " + name.encode()
 
 
-def _without_our_status(fields: Fields) -> Iterable[tuple[bytes, bytes]]:
-    """Without members of Proxy-Status that bear our name: an origin must not speak for us (R11)."""
+def _without_our_status(fields: Fields) -> Fields:
+    """Without members of Proxy-Status that bear our name: an origin must not speak for us (R11).
+
+    A field whose quotes do not end could hide one, and is dropped whole.
+    """
+    kept: Fields = []
     for name, value in fields:
         if name.lower() != b"proxy-status":
-            yield name, value
-        elif kept := b",".join(member for member in _STRUCTURED_MEMBER.findall(value) if not _is_ours(member)):
-            yield name, kept.strip()
+            kept.append((name, value))
+        elif members := _members_of_others(value):
+            kept.append((name, members))
+    return kept
+
+
+def _members_of_others(value: bytes) -> bytes:
+    if not _STRUCTURED_LIST.fullmatch(value):
+        return b""
+    members = (member.strip(b" \t") for member in _STRUCTURED_MEMBER.findall(value))
+    return b", ".join(member for member in members if member and not _is_ours(member))
 
 
 def _is_ours(member: bytes) -> bool:

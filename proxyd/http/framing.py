@@ -18,8 +18,8 @@ MAX_CHUNK_EXTENSIONS = 16 * 1024  # octets of extensions in one message: they ca
 
 # Controls other than HTAB, a CR or LF alone, and a line that continues the one before (RFC 9112 §2.2, §5.2).
 _AMBIGUOUS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n|\r\n[ \t]")
-_LENGTH = re.compile(rb"\r\nContent-Length:[ \t]*([^\r]*?)[ \t]*(?=\r)", re.IGNORECASE)
-_CODING = re.compile(rb"\r\nTransfer-Encoding:[ \t]*([^\r]*?)[ \t]*(?=\r)", re.IGNORECASE)
+_LENGTH = re.compile(rb"\r\nContent-Length:([^\r]*)", re.IGNORECASE)
+_CODING = re.compile(rb"\r\nTransfer-Encoding:([^\r]*)", re.IGNORECASE)
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 _CHUNK_LINE = re.compile(rb"[0-9A-Fa-f]{1,15}(;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 
@@ -36,15 +36,15 @@ def check_head(head: bytes) -> None:
     """Refuse a head, final empty line included, whose lines or lengths are ambiguous. Raises Malformed."""
     if _AMBIGUOUS.search(head):
         raise Malformed("a line of the head ends, continues or contains what it must not")
-    lengths = _LENGTH.findall(head)
-    codings = _CODING.findall(head)
+    lengths = [value.strip(b" \t") for value in _LENGTH.findall(head)]
+    codings = [value.strip(b" \t").lower() for value in _CODING.findall(head)]
     if len(lengths) > 1 or not all(_DIGITS.fullmatch(length) for length in lengths):
         raise Malformed("Content-Length is not one plain number")
     if lengths and codings:
         raise Malformed("Content-Length and Transfer-Encoding exclude each other")
     if len(codings) > 1:
         raise Malformed("Transfer-Encoding is given twice")
-    if codings and codings[0].lower() != b"chunked":
+    if codings and codings[0] != b"chunked":
         raise Malformed("the only Transfer-Encoding understood is chunked", Reason.CODING_UNSUPPORTED)
 
 
@@ -87,7 +87,8 @@ class ChunkedScan:
 
     def _chunk_line(self, data: bytes, at: int) -> int:
         """Take the line that begins at `at` as far as it goes; return where it ends."""
-        end = data.find(b"\n", at, at + MAX_CHUNK_LINE) + 1 or min(len(data), at + MAX_CHUNK_LINE)
+        room = at + MAX_CHUNK_LINE - len(self._line)
+        end = data.find(b"\n", at, room) + 1 or min(len(data), room)
         self._line += data[at:end]
         if not self._line.endswith(b"\n"):
             if len(self._line) >= MAX_CHUNK_LINE:
@@ -106,11 +107,11 @@ class ChunkedScan:
         return end
 
     def _trailers(self, data: bytes) -> None:
-        self._line += data[: MAX_TRAILERS + 4]
+        """Take the trailer section as far as it goes. It begins where a line ended, so a fold may be its first."""
+        self._line += data[: MAX_TRAILERS + 1 - len(self._line)]
         section, end, _ = (b"\r\n" + self._line).partition(b"\r\n\r\n")
-        if _AMBIGUOUS.search(section + end) and not section.endswith(b"\r"):
+        if _AMBIGUOUS.search(section + end if end else section.removesuffix(b"\r")):
             raise Malformed("a line of the trailers ends, continues or contains what it must not")
-        if end:
-            self._done = True
-        elif len(self._line) > MAX_TRAILERS:
+        self._done = bool(end)
+        if not end and len(self._line) > MAX_TRAILERS:
             raise Malformed("the trailers are too long", Reason.HEAD_TOO_LARGE)

@@ -20,6 +20,7 @@ _POLICY = "Refused by policy; do not retry. Ask your operator, citing this decis
 _REQUEST = "The request cannot be understood in exactly one way; do not retry it unchanged."
 _LATER = "The destination could not be reached; it may help to try again later."
 _ORIGIN = "The destination answered with something that is no valid HTTP; do not retry soon."
+_LOOP = "The request came back to this proxy; do not retry. Tell your operator, citing this decision id."
 _BUSY = "The proxy cannot serve this now; try again in a moment."
 _BROKEN = "The proxy cannot serve requests; tell your operator, citing this decision id."
 
@@ -45,11 +46,11 @@ _ANSWERS: Final = {
     Reason.MALFORMED_REQUEST: _Answer(400, "http_request_error", _REQUEST),
     Reason.HEAD_TOO_LARGE: _Answer(431, "http_request_error", _REQUEST),
     Reason.HEAD_TIMEOUT: _Answer(408, "http_request_error", _REQUEST),
-    Reason.METHOD_REFUSED: _Answer(405, "http_request_denied", _POLICY),
+    Reason.METHOD_REFUSED: _Answer(405, "http_request_denied", _REQUEST),
     Reason.EXPECTATION_FAILED: _Answer(417, "http_request_error", _REQUEST),
     Reason.VERSION_UNSUPPORTED: _Answer(505, "http_request_error", _REQUEST),
     Reason.CODING_UNSUPPORTED: _Answer(501, "http_request_error", _REQUEST),
-    Reason.LOOP_DETECTED: _Answer(502, "proxy_loop_detected", _POLICY),
+    Reason.LOOP_DETECTED: _Answer(502, "proxy_loop_detected", _LOOP),
     Reason.CONNECTION_LIMIT: _Answer(503, "proxy_internal_response", _BUSY),
     Reason.AUDIT_UNWRITABLE: _Answer(503, "proxy_internal_error", _BROKEN),
     Reason.ABORTED: _Answer(503, "proxy_internal_error", _BUSY),

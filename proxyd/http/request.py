@@ -6,6 +6,7 @@ Nothing here judges whether the destination may be had.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ _METHODS = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
     | {"COPY", "LOCK", "MKCOL", "MOVE", "PROPFIND", "PROPPATCH", "QUERY", "REPORT", "SEARCH", "TRACE", "UNLOCK"}
 )
+_HOPS = re.compile(rb"[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def known_method(method: bytes) -> str:
 def read_request(request: h11.Request, via: str) -> Asked:
     """Understand a request whose head passed `framing.check_head`. Raises Malformed.
 
-    via: our own name in Via; a request that bears it has been here before.
+    via: our own name in Via, in lower case; a request that bears it has been here before.
     """
     _refuse_what_we_do_not_speak(request)
     if any(member.split()[1:2] == [via] for member in field_tokens(request.headers, b"via")):
@@ -120,6 +122,6 @@ def _is_last_hop(request: h11.Request) -> bool:
     values = [value for name, value in request.headers if name == b"max-forwards"]
     if request.method != b"OPTIONS" or not values:
         return False
-    if len(values) > 1 or not values[0].isdigit():
-        raise Malformed("Max-Forwards is not one number")
+    if len(values) > 1 or not _HOPS.fullmatch(values[0]):
+        raise Malformed("Max-Forwards is not one plain number")
     return int(values[0]) == 0

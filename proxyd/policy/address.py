@@ -103,14 +103,19 @@ def parse_url(url: str) -> Destination:
 
 
 def parse_endpoint(text: str, default_port: int | None = None) -> Endpoint:
-    """Read `address:port`; the port may be left out where there is a default. Raises BadTarget."""
+    """Read `address:port`. Raises BadTarget.
+
+    The port may be left out where there is a default; where there is none, port 0 stands for any free one.
+    """
     parts = _ENDPOINT.fullmatch(text)
     if parts is None or (parts["port"] is None and default_port is None):
         raise BadTarget("an endpoint is address:port, brackets round an IPv6 address")
     address = parse_host(parts["host"])[1]
     if address is None:
         raise BadTarget("an endpoint is an address; names are not looked up for it")
-    return Endpoint(address, parse_port(parts["port"]) if parts["port"] else int(default_port or 0))
+    if parts["port"] is None or (parts["port"] == "0" and default_port is None):
+        return Endpoint(address, default_port or 0)
+    return Endpoint(address, parse_port(parts["port"]))
 
 
 def parse_host(text: str) -> tuple[str, IPAddress | None]:
@@ -158,7 +163,7 @@ def _ipv4(text: str) -> IPAddress:
     """A strict dotted quad: `127.1`, `0x7f.1` and `0177.0.0.1` are different hosts to different readers."""
     try:
         return IPAddress(text, 4)
-    except AddrFormatError:
+    except (AddrFormatError, ValueError):
         raise BadTarget("an IPv4 address is four decimal numbers without leading zeros") from None
 
 
@@ -166,5 +171,5 @@ def _ipv6(text: str) -> IPAddress:
     """An IPv6 literal in brackets (RFC 3986 §3.2.2), without the zone of RFC 6874: that names one of *our* links."""
     try:
         return IPAddress(text[1:-1] if text.endswith("]") else "", 6)
-    except AddrFormatError:
+    except (AddrFormatError, ValueError):
         raise BadTarget("brackets stand round an IPv6 address without a zone, and nothing else") from None

@@ -13,15 +13,19 @@ from datetime import date
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from proxyd.policy.model import Policy, Rows, TestRow
+from netaddr import IPSet
+
+from proxyd.policy.address import bracketed, parse_host
+from proxyd.policy.model import Expectation, Policy, Rows
 from proxyd.policy.shape import Problems, Table
 from proxyd.policy.special import is_localhost, locked_address, metadata_name, special_address
+from proxyd.policy.text import printable
 from proxyd.policy.verdict import STEP_OF, Allow, Deny, NeedAddresses, decide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from netaddr import IPAddress
+    from netaddr import IPAddress, IPNetwork
 
 MAX_DEPTH = 4  # includes of includes; deeper than this nobody reviews
 R = TypeVar("R", bound=Rows)
@@ -32,8 +36,8 @@ class PolicyError(Exception):
     """The policy cannot be used. `problems` has one line for each thing to mend."""
 
     def __init__(self, problems: Problems) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+        self.problems = [printable(problem) for problem in problems]
+        super().__init__("\n".join(self.problems))
 
 
 class ReadFile(Protocol):
@@ -112,7 +116,7 @@ class _Source:
         except UnicodeDecodeError:
             self.problems.append(f"{shown}: is not UTF-8 text")
             return None
-        except tomllib.TOMLDecodeError as error:
+        except ValueError as error:  # TOMLDecodeError, and what int() says of a number with thousands of digits
             self.problems.append(f"{shown}: is not TOML: {error}")
             return None
         except RecursionError:
@@ -136,7 +140,7 @@ def _contradictions(policy: Policy, name: str) -> Iterator[str]:
     """What no single key can see. `name` is the policy's file; a row knows its own."""
     yield from (f"{name}: {problem}" for problem in (*_repeated_clients(policy), *_exposed(policy), *_idle(policy)))
     yield from _repeated_rows(policy)
-    yield from _empty_denies(policy)
+    yield from _vain_denies(policy)
     yield from _idle_allows(policy)
     yield from _vain_permits(policy)
     yield from _vain_tests(policy)
@@ -166,8 +170,14 @@ def _exposed(policy: Policy) -> Iterator[str]:
             yield f"{at} is open to more than a private network; write 127.0.0.1, or dangerously_public_listener = true"
         if all(network.is_loopback() for network in networks):
             yield f"{at} is beyond loopback, and no client's networks are; name them in [[client]] networks"
-        if any(network.prefixlen == 0 for network in networks) and not policy.listen.dangerously_public_listener:
+        if _are_everyone(networks) and not policy.listen.dangerously_public_listener:
             yield f"{at} is beyond loopback, and a client's networks are everyone's; narrow [[client]] networks"
+
+
+def _are_everyone(networks: list[IPNetwork]) -> bool:
+    """Whether together they leave nobody out, of one family at least."""
+    union = IPSet(networks)
+    return any(IPSet([everyone]).issubset(union) for everyone in ("0.0.0.0/0", "::/0"))
 
 
 def _is_private(address: IPAddress) -> bool:
@@ -176,10 +186,13 @@ def _is_private(address: IPAddress) -> bool:
     return row is not None and row.what.startswith(("private", "unique local", "link-local", "carrier-grade"))
 
 
-def _empty_denies(policy: Policy) -> Iterator[str]:
+def _vain_denies(policy: Policy) -> Iterator[str]:
     for row in policy.deny:
         if not row.hosts and not row.networks:
             yield f"{row.where}: refuses nothing; write hosts = [ … ] or networks = [ … ]"
+        for host in row.hosts:
+            if not host.startswith("*.") and parse_host(bracketed(host))[1] is not None:
+                yield f'{row.where}.hosts: "{host}" is an address, which names resolve to as well; write it in networks'
 
 
 def _idle(policy: Policy) -> Iterator[str]:
@@ -246,7 +259,7 @@ def _failed_tests(policy: Policy, today: date) -> Iterator[str]:
                     yield f"{test.where}: {test.url} for {client.name}: {problem}"
 
 
-def _surprise(test: TestRow, verdict: Allow | Deny | NeedAddresses) -> str | None:
+def _surprise(test: Expectation, verdict: Allow | Deny | NeedAddresses) -> str | None:
     """How a verdict differs from what the test expects."""
     if isinstance(verdict, NeedAddresses):
         return "needs DNS, and a test asks nobody; write addresses = [ … ]"

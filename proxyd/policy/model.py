@@ -57,7 +57,7 @@ def _parse_target(value: object) -> Destination:
 def _parse_address(value: object) -> IPAddress:
     try:
         return IPAddress(str(value))
-    except AddrFormatError:
+    except (AddrFormatError, ValueError):
         raise Wrong(f'"{value}" is no address; write it in quotes, as "192.0.2.1"') from None
 
 
@@ -131,7 +131,7 @@ class PermitRow(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TestRow(Row):
+class Expectation(Row):
     """A verdict that must not change: run on every load."""
 
     url: Destination = key(_TARGET, "an http, https, ws or wss URL, or host:port")
@@ -228,7 +228,7 @@ class Rows:
     deny: tuple[DenyRow, ...] = key(ListOf(Table(DenyRow)), "refused hosts and networks", default=())
     allow: tuple[AllowRow, ...] = key(ListOf(Table(AllowRow)), "the allowlist", default=())
     permit: tuple[PermitRow, ...] = key(ListOf(Table(PermitRow)), "exceptions", default=())
-    test: tuple[TestRow, ...] = key(ListOf(Table(TestRow)), "verdicts that must not change", default=())
+    test: tuple[Expectation, ...] = key(ListOf(Table(Expectation)), "verdicts that must not change", default=())
 
 
 @dataclass(frozen=True, kw_only=True)

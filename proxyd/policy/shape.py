@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import idna
 from netaddr import AddrFormatError, IPAddress, IPNetwork
 
-from proxyd.policy.address import MAX_PORT, BadTarget, Endpoint, parse_endpoint
+from proxyd.policy.address import MAX_PORT, BadTarget, Endpoint, bracketed, parse_endpoint
 from proxyd.policy.names import normal_pattern
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ Problems = list[str]
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
+_LARGE = 1 << 64  # integers beyond are not worth printing, and Python refuses to print the longest
 _SPAN = re.compile(r"([1-9][0-9]{0,4})-([1-9][0-9]{0,4})")
 
 
@@ -140,7 +141,7 @@ def one_of(*words: str) -> Scalar[str]:
     return Scalar(parse, {"enum": list(words)})
 
 
-def text(limit: int, pattern: str = r"[^\x00-\x1f\x7f]+", hint: str = "printable text") -> Scalar[str]:
+def text(limit: int, pattern: str = r"(?=\S)[^\x00-\x1f\x7f-\x9f]+", hint: str = "printable text") -> Scalar[str]:
     """A string of at most `limit` characters, all of it matching `pattern`."""
 
     def parse(value: object) -> str:
@@ -200,7 +201,7 @@ def _parse_network(value: object) -> IPNetwork:
         network = IPNetwork(value)
     except (AddrFormatError, ValueError):
         raise Wrong(f'"{value}" is no network; write it as "192.0.2.0/24" or "2001:db8::/32"') from None
-    if network != network.cidr or value not in _spellings(network):
+    if value not in _spellings(network.cidr):
         raise Wrong(f'"{value}" is not in normal form (host bits, length or spelling); write "{network.cidr}"')
     return network
 
@@ -232,11 +233,12 @@ def endpoint(default_port: int | None = None) -> Scalar[Endpoint]:
         if not isinstance(value, str):
             raise Wrong(f'{_described(value)} is no endpoint; write "{example}"')
         try:
-            if default_port is None and value.endswith(":0"):
-                return parse_endpoint(value[:-2], 0)
-            return parse_endpoint(value, default_port)
+            found = parse_endpoint(value, default_port)
         except BadTarget as bad:
             raise Wrong(f'"{value}" will not do: {bad}; write "{example}"') from None
+        if value not in (str(found), bracketed(str(found.address))):
+            raise Wrong(f'"{value}" is not in normal form; write "{found}"')
+        return found
 
     return Scalar(parse, {"type": "string", "pattern": r"^(\[[0-9a-f:.]+\]|[0-9.]+)(:[0-9]{1,5})?$"})
 
@@ -261,8 +263,9 @@ def _a_labels(host: str) -> str:
     """An international name as DNS carries it; what cannot be one comes back as it was."""
     if host.isascii():
         return host
+    star, name = ("*.", host[2:]) if host.startswith("*.") else ("", host)
     try:
-        return idna.encode(host, uts46=True).decode()
+        return star + idna.encode(name, uts46=True).decode()
     except idna.IDNAError:
         return host
 
@@ -281,4 +284,8 @@ def _either(words: Sequence[str]) -> str:
 
 
 def _described(value: object) -> str:
-    return f'"{value}"' if isinstance(value, str) else "a table" if isinstance(value, dict) else str(value)
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, dict | list):
+        return "a table" if isinstance(value, dict) else "a list"
+    return "so large a number" if isinstance(value, int) and abs(value) > _LARGE else str(value)

@@ -148,6 +148,7 @@ _RESERVED_NAMES: tuple[tuple[str, Special], ...] = (
     *((name, Special("loopback name", "RFC 6761 §6.3")) for name in _LOCALHOST_NAMES),
     ("localdomain", Special("local name", "customary in hosts files")),
     ("*.localdomain", Special("local name", "customary in hosts files")),
+    ("localhost4", Special("loopback name", "customary in hosts files")),
     ("localhost6", Special("loopback name", "customary in hosts files")),
     ("ip6-localhost", Special("loopback name", "customary in hosts files")),
     ("ip6-loopback", Special("loopback name", "customary in hosts files")),

@@ -8,10 +8,11 @@ Nothing here reads a socket, a clock, a file or the environment.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Final, Never, final
 
+from proxyd.policy.address import Resolution
 from proxyd.policy.embedded import embedded_ipv4, translated
 from proxyd.policy.special import (
     LOCALHOST_ADDRESSES,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from netaddr import IPAddress
 
-    from proxyd.policy.address import Destination, Resolution
+    from proxyd.policy.address import Destination
     from proxyd.policy.model import Client, PermitRow, Snapshot
 
 
@@ -115,7 +116,7 @@ class Deny:
     """A refusal.
 
     rule: the row that refused, as `Row.label` or the built-in row's own words.
-    name: the name that was refused, if it was one of a CNAME chain.
+    name: the name that was refused, if it was one: the name asked for, or one of its CNAME chain.
     address: the address that was refused, if it was one. For the log only: a client never learns it (ATTACKS 9).
     """
 
@@ -143,10 +144,10 @@ class Allow:
     rule: str
     permitted: bool
     would: Deny | None
-    seal: object = field(repr=False, compare=False)
+    seal: InitVar[object]
 
-    def __post_init__(self) -> None:
-        if self.seal is not _SEAL or not self.addresses:
+    def __post_init__(self, seal: object) -> None:
+        if seal is not _SEAL or not self.addresses:
             raise TypeError("only decide() makes an Allow")
 
     def __bool__(self) -> Never:
@@ -170,13 +171,12 @@ def decide(
     miss = _missed_allowlist(destination, snapshot, permits)
     if miss is not None and snapshot.policy.destinations.mode == "enforce":
         return miss
-    addresses = _known_addresses(destination, permits) or (found.addresses if found else None)
-    if addresses is None:
+    found = _known(destination, permits) or found
+    if found is None:
         return NEED_ADDRESSES
-    chain = found.chain if found and destination.address is None else ()
-    for refusal in _refused_answers(chain, addresses, destination.port, snapshot, permits):
+    for refusal in _refused_answers(found, destination.port, snapshot, permits):
         return refusal
-    return Allow(destination, addresses, _rule(destination, snapshot, permits), bool(permits), miss, _SEAL)
+    return Allow(destination, found.addresses, _rule(destination, snapshot, permits), bool(permits), miss, _SEAL)
 
 
 def _refused_as_asked(destination: Destination, snapshot: Snapshot, permits: tuple[PermitRow, ...]) -> Iterator[Deny]:
@@ -205,36 +205,32 @@ def _missed_allowlist(destination: Destination, snapshot: Snapshot, permits: tup
     return Deny(Reason.NOT_ALLOWLISTED, "allowlist")
 
 
-def _known_addresses(destination: Destination, permits: tuple[PermitRow, ...]) -> tuple[IPAddress, ...] | None:
+def _known(destination: Destination, permits: tuple[PermitRow, ...]) -> Resolution | None:
     """What needs no DNS. Of localhost's two addresses those count that a permit opens, and both if none does."""
     if destination.address is not None:
-        return (destination.address,)
+        return Resolution((destination.address,))
     if is_localhost(destination.host):
         opened = tuple(each for each in LOCALHOST_ADDRESSES if any(permit.opens(each) for permit in permits))
-        return opened or LOCALHOST_ADDRESSES
+        return Resolution(opened or LOCALHOST_ADDRESSES)
     return None
 
 
 def _refused_answers(
-    chain: tuple[str, ...],
-    addresses: tuple[IPAddress, ...],
-    port: int,
-    snapshot: Snapshot,
-    permits: tuple[PermitRow, ...],
+    found: Resolution, port: int, snapshot: Snapshot, permits: tuple[PermitRow, ...]
 ) -> Iterator[Deny]:
     """Step 7: one bad answer refuses all of them; what is locked is said before what is merely denied."""
-    for name in chain:
+    for name in found.chain:
         yield from _refused_name(name, snapshot, permits)
-    for address in addresses:
+    for address in found.addresses:
         yield from _locked(address, port, snapshot)
-    for address in addresses:
+    for address in found.addresses:
         opened = any(permit.opens(address) for permit in permits)
         yield from _denied(address, snapshot, opened=opened)
 
 
 def _locked(address: IPAddress, port: int, snapshot: Snapshot) -> Iterator[Deny]:
-    """What nothing opens: metadata endpoints, unspecified addresses, proxyd itself."""
-    for each in _judged(address, snapshot):
+    """What nothing opens, a declared translator neither: metadata endpoints, unspecified addresses, proxyd itself."""
+    for each in (address, *_judged(address, snapshot)):
         if (row := locked_address(each)) is not None:
             denied = snapshot.denied_address(each)
             yield Deny(Reason.ADDRESS_LOCKED, denied.label if denied else row.what, address=address)

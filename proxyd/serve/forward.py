@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from proxyd.net.relay import Flow
     from proxyd.net.wire import Wire
 
+LEAVE_SECONDS: Final = 10.0  # for the answer to a client that has ended its side
 MOST_INTERIM: Final = 32  # 1xx responses before the final one; a server that sends more means no good
 
 
@@ -108,9 +109,13 @@ class Forward:
             raise Failed(malformed.reason) from None
 
     async def _watch_client(self) -> None:
-        """A client that leaves while it waits for the answer takes the exchange with it."""
+        """A client that leaves while it waits for the answer takes the exchange with it.
+
+        An EOF alone may be a half-close, or come just before the last byte is on its way: the answer has a little time.
+        """
         with suppress(trio.BrokenResourceError):
             await self.client.wait_for_eof()
+            await trio.sleep(LEAVE_SECONDS)
         raise Failed(None)
 
     async def _carry_response(self) -> None:

@@ -351,7 +351,7 @@ def test_an_operator_types_no_other_url(url: str) -> None:
         ("9.9.9.9", 53, "9.9.9.9:53"),
         ("9.9.9.9:5353", 53, "9.9.9.9:5353"),
         ("[2620:fe::fe]", 53, "[2620:fe::fe]:53"),
-        ("127.0.0.1", 0, "127.0.0.1:0"),
+        ("127.0.0.1:0", None, "127.0.0.1:0"),
     ],
 )
 def test_an_endpoint_is_an_address_and_a_port(text: str, default: int | None, endpoint: str) -> None:
@@ -360,11 +360,16 @@ def test_an_endpoint_is_an_address_and_a_port(text: str, default: int | None, en
 
 @pytest.mark.parametrize(
     "text",
-    ["127.0.0.1", "localhost:3128", "::1:3128", "[::1]", "[::1]x", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:1:2", ":1"],
+    ["127.0.0.1", "localhost:3128", "::1:3128", "[::1]", "[::1]x", "127.0.0.1:", "127.0.0.1:00", "127.0.0.1:1:2", ":1"],
 )
 def test_an_endpoint_without_port_or_with_a_name_is_refused(text: str) -> None:
     with pytest.raises(BadTarget):
         parse_endpoint(text)
+
+
+def test_port_0_is_for_listeners_which_have_no_default() -> None:
+    with pytest.raises(BadTarget):
+        parse_endpoint("9.9.9.9:0", 53)
 
 
 def test_an_endpoint_is_a_value() -> None:

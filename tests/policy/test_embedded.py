@@ -126,7 +126,6 @@ def test_attack_2_7_metadata_in_any_local_use_position_is_seen(address: str) -> 
     "address",
     [
         *(
-            "64:ff9b:1::",
             "::",
             "::1",
             "::1:0:0",

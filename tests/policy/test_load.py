@@ -570,3 +570,17 @@ def test_the_tests_are_run_only_on_a_policy_without_contradictions() -> None:
 
 def test_attack_7_5_a_policy_without_allow_rows_allows_nothing() -> None:
     assert asked(ANSWER + 'expect = "deny"\nreason = "not_allowlisted"', main=MINIMAL) == ""
+
+
+def test_an_address_among_denied_hosts_is_an_error_as_names_resolve_to_it_too() -> None:
+    row = '[[deny]]\nhosts = ["{0}"]\nreason = "a test"\n'
+    for host in ("93.184.216.34", "2606:4700::1"):
+        (problem,) = problems(MINIMAL + row.format(host))
+        assert f'deny[0].hosts: "{host}" is an address' in problem
+        assert "write it in networks" in problem
+    assert problems(MINIMAL + row.format("*.example.com")) == []
+
+
+def test_r2_two_halves_of_everyone_are_everyone() -> None:
+    (problem,) = listening("10.0.0.1:3128", "0.0.0.0/1", "128.0.0.0/1")
+    assert "everyone's" in problem

@@ -64,9 +64,9 @@ def test_r9_a_permit_opens_the_addresses_of_its_networks() -> None:
 
 
 def test_a_policy_test_supposes_an_answer_only_if_it_gives_addresses() -> None:
-    row = model.TestRow(url=at("example.com"), expect="deny", addresses=addresses("10.0.0.1"), cnames=("x.internal",))
+    row = model.Expectation(url=at("example.com"), expect="deny", addresses=addresses("10.0.0.1"), cnames=("x.internal",))
     assert row.answer() == Resolution(addresses("10.0.0.1"), ("x.internal",))
-    assert model.TestRow(url=at("example.com"), expect="deny", cnames=("x.internal",)).answer() is None
+    assert model.Expectation(url=at("example.com"), expect="deny", cnames=("x.internal",)).answer() is None
 
 
 def test_without_a_list_of_ports_the_bad_ports_are_closed_and_with_one_all_others() -> None:

@@ -35,7 +35,7 @@ networks = ["127.0.0.0/8", "::1/128", "::ffff:0.0.0.0/96"]
 [[deny]]
 name = "corp"
 reason = "unsere eigenen — “ours”"
-hosts = ["*.corp.example", "xn--bcher-kva.example", "10.0.0.1", "::1"]
+hosts = ["*.corp.example", "xn--bcher-kva.example"]
 networks = ["203.0.112.0/22"]
 
 [[allow]]
