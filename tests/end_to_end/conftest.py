@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +13,9 @@ from tests import namespace
 from tests.end_to_end.daemon import Daemon, policy_text
 from tests.end_to_end.nameserver import Nameserver, Says
 from tests.end_to_end.origin import HttpOrigin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 POLICIES = Path(__file__).parents[2] / "policies"
 NAMES = ("origin.test", "six.test", "both.test", "alias.test", "big.test", "second.test")

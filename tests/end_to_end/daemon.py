@@ -10,10 +10,12 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests import namespace
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PATIENCE = 20.0  # seconds until a test gives up; none is decided by time
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.end_to_end.conftest import Scene
-from tests.end_to_end.daemon import Daemon
+from tests.tools import tool
+
+if TYPE_CHECKING:
+    from tests.end_to_end.conftest import Scene
+    from tests.end_to_end.daemon import Daemon
 
 FORBIDDEN = ("http://127.0.0.1/", "http://169.254.169.254/", "http://[::ffff:10.0.0.1]/")
 
@@ -16,7 +20,7 @@ FORBIDDEN = ("http://127.0.0.1/", "http://169.254.169.254/", "http://[::ffff:10.
 def curl(proxy: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run curl through the proxy."""
     return subprocess.run(  # noqa: S603 - a fixed program
-        ["curl", "-sS", "-g", "-m", "20", "-x", f"http://127.0.0.1:{proxy.port}", *arguments],  # noqa: S607
+        [tool("curl"), "-sS", "-g", "-m", "20", "-x", f"http://127.0.0.1:{proxy.port}", *arguments],
         capture_output=True,
         text=True,
         check=False,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from tests.end_to_end.conftest import Scene
 from tests.end_to_end.daemon import Daemon, status
+
+if TYPE_CHECKING:
+    from tests.end_to_end.conftest import Scene
 
 BAD = {
     "CL and TE": "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -45,7 +49,9 @@ AFTER = "GET http://10.0.0.5/smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_attack_5_ambiguous_framing_is_refused_and_the_connection_closed(scene: Scene, proxy: Daemon, case: str) -> None:
+def test_attack_5_ambiguous_framing_is_refused_and_the_connection_closed(
+    scene: Scene, proxy: Daemon, case: str
+) -> None:
     head = f"POST {scene.url}/ HTTP/1.1\r\nHost: x\r\n"
     answer = proxy.ask((head + BAD[case] + AFTER).encode("latin-1"))
     assert status(answer) in (400, 501)
@@ -57,7 +63,14 @@ def test_attack_5_ambiguous_framing_is_refused_and_the_connection_closed(scene: 
 @pytest.mark.parametrize(
     "start",
     [
-        *("GET {}/", "GET {}/ HTTP/0.9", "GET {}/ HTTP/2.0", "GET {}/ HTTP/1.2", "GET {}/ http/1.1", "GET  {}/ HTTP/1.1"),
+        *(
+            "GET {}/",
+            "GET {}/ HTTP/0.9",
+            "GET {}/ HTTP/2.0",
+            "GET {}/ HTTP/1.2",
+            "GET {}/ http/1.1",
+            "GET  {}/ HTTP/1.1",
+        ),
         *("GET {}/ HTTP/1.1 ", " GET {}/ HTTP/1.1", "GET {}/ x HTTP/1.1", "G@T {}/ HTTP/1.1", "GET\t{}/ HTTP/1.1"),
     ],
 )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.end_to_end.conftest import POLICIES, Scene
 from tests.end_to_end.daemon import Daemon, read_until, status
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_CONFIG = 2, 69, 78
 
@@ -39,7 +43,7 @@ def test_r12_a_bad_policy_stops_the_start_with_every_problem_and_78(tmp_path: Pa
     assert "Traceback" not in answer.stderr
 
 
-def test_a_port_in_use_is_69_and_one_line(scene: Scene, proxy: Daemon, tmp_path: Path) -> None:
+def test_a_port_in_use_is_69_and_one_line(proxy: Daemon, tmp_path: Path) -> None:
     policy = tmp_path / "second.toml"
     policy.write_text(proxy.policy.read_text().replace("127.0.0.1:0", f"127.0.0.1:{proxy.port}"))
     answer = proxyd("--policy", str(policy))
@@ -54,7 +58,7 @@ def test_bad_usage_is_2(arguments: tuple[str, ...]) -> None:
     assert "Traceback" not in answer.stderr
 
 
-def test_explain_answers_as_the_daemon_does(scene: Scene, proxy: Daemon) -> None:
+def test_explain_answers_as_the_daemon_does(proxy: Daemon) -> None:
     answer = proxyd("explain", "http://[::ffff:10.0.0.1]/", "--policy", str(proxy.policy))
     assert answer.returncode == 1
     refused = proxy.ask(b"GET http://[::ffff:10.0.0.1]/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -156,7 +160,7 @@ def test_attack_8_the_limit_of_connections_is_said_and_recorded(scene: Scene) ->
 
 def test_attack_8_out_of_files_ends_nothing(scene: Scene) -> None:
     proxy = scene.start()
-    subprocess.run(["prlimit", f"--nofile=14:14", "--pid", str(proxy.pid)], check=True)  # noqa: S603, S607, F541
+    resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE, (14, 14))
     crowd = [socket.create_connection(("127.0.0.1", proxy.port), 20) for _ in range(30)]
     for each in crowd:
         each.close()
@@ -184,6 +188,8 @@ def test_report_mode_lets_a_miss_through_and_says_so(scene: Scene) -> None:
 
 
 def test_attack_6_4_the_environment_names_no_proxy_for_us(scene: Scene) -> None:
-    proxy = scene.start(env={"http_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "PATH": "/usr/bin"})
+    proxy = scene.start(
+        env={"http_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "PATH": "/usr/bin"}
+    )
     answer = proxy.ask(f"GET {scene.url}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
     assert status(answer) == 200

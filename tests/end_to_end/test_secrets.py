@@ -1,13 +1,15 @@
-"""No secret that passes through is ever written down: not in the log, not on stderr, not in a refusal (R7; ATTACKS 9)."""
+"""No secret that passes through is written down: not in the log, on stderr or in a refusal (R7; ATTACKS 9)."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.end_to_end.conftest import Scene
-from tests.end_to_end.daemon import Daemon
+if TYPE_CHECKING:
+    from tests.end_to_end.conftest import Scene
+    from tests.end_to_end.daemon import Daemon
 
 SECRET = "hunter2secret"  # noqa: S105 - planted, to be looked for
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import namespace
-from tests.end_to_end.conftest import Scene
 from tests.end_to_end.daemon import Daemon, status
 from tests.end_to_end.origin import Listener
+
+if TYPE_CHECKING:
+    from tests.end_to_end.conftest import Scene
 
 MALFORMED_HOSTS = {
     "1.1 two dots": "origin.test..",
@@ -40,7 +43,7 @@ MALFORMED_HOSTS = {
     "no host": "",
 }
 
-MALFORMED_PORTS = ("0", "65536", "65558", "-1", "+443", "443x", "0443", "４４３", "443:443", "")
+MALFORMED_PORTS = ("0", "65536", "65558", "-1", "+443", "443x", "0443", "\uff14\uff14\uff13", "443:443", "")
 
 MALFORMED_TARGETS = {
     "4.7 origin-form": "GET /",
@@ -62,7 +65,14 @@ MALFORMED_TARGETS = {
     "4.5 unbracketed IPv6": "CONNECT ::1:443",
 }
 
-HIDDEN_LOOPBACK = ("127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[0:0:0:0:0:ffff:7f00:1]", "[::127.0.0.1]")
+HIDDEN_LOOPBACK = (
+    "127.0.0.1",
+    "[::1]",
+    "[::ffff:127.0.0.1]",
+    "[::ffff:7f00:1]",
+    "[0:0:0:0:0:ffff:7f00:1]",
+    "[::127.0.0.1]",
+)
 
 
 def refused_as_malformed(scene: Scene, proxy: Daemon, answer: bytes) -> bool:
@@ -83,7 +93,9 @@ def test_attack_1_and_2_a_host_with_two_readings_is_400(scene: Scene, proxy: Dae
     assert status(proxy.ask(b"CONNECT %b:443 HTTP/1.1\r\nHost: x\r\n\r\n" % host)) == 400
 
 
-@pytest.mark.parametrize("raw", [b"origin.test\x00.good.test", b"origin.test\t", b"\xe2\x93\x94vil.test", b"evil\xe3\x80\x82test"])
+@pytest.mark.parametrize(
+    "raw", [b"origin.test\x00.good.test", b"origin.test\t", b"\xe2\x93\x94vil.test", b"evil\xe3\x80\x82test"]
+)
 def test_attack_1_4_and_1_7_bytes_that_no_name_has_are_400(scene: Scene, proxy: Daemon, raw: bytes) -> None:
     assert refused_as_malformed(scene, proxy, proxy.ask(b"GET http://%b/ HTTP/1.1\r\nHost: x\r\n\r\n" % raw))
 
@@ -102,7 +114,9 @@ def test_attack_4_6_and_4_7_only_absolute_form_http_and_host_port(scene: Scene, 
 
 @pytest.mark.parametrize("way", ["GET http://{}:{}/ HTTP/1.1", "CONNECT {}:{} HTTP/1.1", "CONNECT {}:{} HTTP/1.0"])
 @pytest.mark.parametrize("host", HIDDEN_LOOPBACK)
-def test_attack_2_3_and_4_11_no_spelling_of_loopback_gets_through_by_any_way(proxy: Daemon, host: str, way: str) -> None:
+def test_attack_2_3_and_4_11_no_spelling_of_loopback_gets_through_by_any_way(
+    proxy: Daemon, host: str, way: str
+) -> None:
     canary = Listener(lambda connection: connection.sendall(b"reached"), ("127.0.0.1", "::1"))
     answer = proxy.ask(f"{way.format(host, canary.port)}\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
     canary.close()
@@ -111,7 +125,9 @@ def test_attack_2_3_and_4_11_no_spelling_of_loopback_gets_through_by_any_way(pro
 
 @pytest.mark.parametrize("address", namespace.PROTECTED)
 def test_attack_2_no_protected_address_is_reached(proxy: Daemon, address: str) -> None:
-    canary = Listener(lambda connection: connection.sendall(b"reached"), (address,) if namespace.isolated else ("127.0.0.1",))
+    canary = Listener(
+        lambda connection: connection.sendall(b"reached"), (address,) if namespace.isolated else ("127.0.0.1",)
+    )
     host = f"[{address}]" if ":" in address else address
     for request in (f"GET http://{host}:{canary.port}/ HTTP/1.1", f"CONNECT {host}:{canary.port} HTTP/1.1"):
         assert status(proxy.ask(f"{request}\r\nHost: x\r\nConnection: close\r\n\r\n".encode())) == 403
@@ -120,7 +136,9 @@ def test_attack_2_no_protected_address_is_reached(proxy: Daemon, address: str) -
 
 
 def test_attack_2_17_proxyd_itself_is_reached_by_nobody(scene: Scene) -> None:
-    proxy = scene.start('[[permit]]\nhost = "127.0.0.1"\nports = ["1024-65535"]\nnetworks = ["127.0.0.0/8"]\nreason = "x"\n')
+    proxy = scene.start(
+        '[[permit]]\nhost = "127.0.0.1"\nports = ["1024-65535"]\nnetworks = ["127.0.0.0/8"]\nreason = "x"\n'
+    )
     answer = proxy.ask(f"CONNECT 127.0.0.1:{proxy.port} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
     assert b"403 Forbidden: address_locked" in answer
 

@@ -64,7 +64,8 @@ def test_r9_a_permit_opens_the_addresses_of_its_networks() -> None:
 
 
 def test_a_policy_test_supposes_an_answer_only_if_it_gives_addresses() -> None:
-    row = model.Expectation(url=at("example.com"), expect="deny", addresses=addresses("10.0.0.1"), cnames=("x.internal",))
+    found = addresses("10.0.0.1")
+    row = model.Expectation(url=at("example.com"), expect="deny", addresses=found, cnames=("x.internal",))
     assert row.answer() == Resolution(addresses("10.0.0.1"), ("x.internal",))
     assert model.Expectation(url=at("example.com"), expect="deny", cnames=("x.internal",)).answer() is None
 
