@@ -53,9 +53,8 @@ class Nameserver:
                 if (reply := outer.answer(self.request.recv(size, 0x100), tcp=True)) is not None:
                     self.request.sendall(struct.pack("!H", len(reply)) + reply)
 
-        self._udp = socketserver.ThreadingUDPServer(("127.0.0.1", 0), Datagram)
+        self._udp, self._tcp = _bound_to_one_port(Datagram, Stream)
         self.port = self._udp.server_address[1]
-        self._tcp = socketserver.ThreadingTCPServer(("127.0.0.1", self.port), Stream)
         for server in (self._udp, self._tcp):
             server.daemon_threads = True
             threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
@@ -94,3 +93,15 @@ class Nameserver:
         addresses = says.a if rdtype == "A" else says.aaaa
         if addresses:
             reply.answer.append(dns.rrset.from_text(f"{name}.", says.ttl, "IN", rdtype, *addresses))
+
+
+def _bound_to_one_port(
+    datagram: type[socketserver.BaseRequestHandler], stream: type[socketserver.BaseRequestHandler]
+) -> tuple[socketserver.ThreadingUDPServer, socketserver.ThreadingTCPServer]:
+    """Servers at one port of both protocols; a port that is free for one may be taken for the other."""
+    while True:
+        udp = socketserver.ThreadingUDPServer(("127.0.0.1", 0), datagram)
+        try:
+            return udp, socketserver.ThreadingTCPServer(("127.0.0.1", udp.server_address[1]), stream)
+        except OSError:
+            udp.server_close()
