@@ -37,6 +37,7 @@ class Sink:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._torn = False
+        self._may_block = not _is_file(fd)
         self._render: Callable[[Record], bytes] = console_line if os.isatty(fd) else json_line
 
     def write(self, record: Record) -> None:
@@ -55,7 +56,7 @@ class Sink:
 
     def _write(self, line: bytes) -> None:
         """One write(2). A disk that filled up in the middle leaves a torn line, which the next one must not join."""
-        if not _takes_a_line(self._fd):
+        if self._may_block and not _takes_a_line(self._fd):
             raise BlockingIOError(0, "nobody reads the pipe")
         written = os.write(self._fd, line)
         self._torn = written < len(line)
@@ -90,6 +91,7 @@ class FileSink(Sink):
         os.close(self._fd)
         self._fd = fd
         self._torn = False
+        self._may_block = not _is_file(fd)
 
     def close(self) -> None:
         """Close the file."""
@@ -106,10 +108,16 @@ class FileSink(Sink):
             self.reopen()
 
 
+def _is_file(fd: int) -> bool:
+    """Whether it is a file on a disk, where a write does not wait for a reader."""
+    try:
+        return stat.S_ISREG(os.fstat(fd).st_mode)
+    except OSError:
+        return False  # stdout may have been closed before we were started: each write will say so
+
+
 def _takes_a_line(fd: int) -> bool:
     """Whether a write would not block; asked, because O_NONBLOCK on an inherited stdout would change it for others."""
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return True
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     return any(events & select.POLLOUT for _, events in poll.poll(0))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _EPILOG = """\
 examples:
   proxyd --policy policies/default.toml             run the proxy
-  proxyd check policies/*.toml                      load the policies and run their tests
+  proxyd check policies/default.toml                load a policy and run its tests
   proxyd explain http://10.0.0.1/ --policy FILE     say how a request would be judged
 
 exit status: 0 success, 1 a denial (explain), 2 bad usage, 69 cannot listen, 78 bad policy

@@ -19,16 +19,8 @@ from proxyd.policy.verdict import STEP_OF, Allow, Deny, NeedAddresses, Reason, S
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from proxyd.policy.model import Client, Policy
-
-_MEANING = {
-    Step.CLIENT: "who asks",
-    Step.FORM: "the target has exactly one reading",
-    Step.PORT: "the port may be used",
-    Step.NAME: "the name is not refused",
-    Step.ALLOWLIST: "the default or the allowlist lets it through",
-    Step.ADDRESSES: "every address may be reached",
-}
+    from proxyd.policy.address import Destination
+    from proxyd.policy.model import Client, Policy, Snapshot
 
 
 def add_command(commands: argparse._SubParsersAction[Any]) -> None:
@@ -69,39 +61,61 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.cname and not arguments.address:
         complain("--cname: a chain ends in addresses; add --address IP")
         return EX_USAGE
-    verdict = _verdict(arguments, policy, client)
-    for line in _steps(verdict):
+    snapshot = policy.at(today())
+    found = Resolution(tuple(arguments.address), tuple(arguments.cname)) if arguments.address else None
+    verdict: Allow | Deny | NeedAddresses
+    try:
+        destination = parse_url(arguments.url)
+        verdict = decide(destination, client, snapshot, found)
+        looked_at = _looked_at(destination, client, snapshot, verdict)
+    except BadTarget as bad:
+        verdict, looked_at = Deny(Reason.MALFORMED_TARGET, str(bad)), {Step.CLIENT: client.name}
+    for line in _steps(verdict, looked_at):
         sys.stdout.write(f"{printable(line)}\n")
     return 1 if isinstance(verdict, Deny) else 0
 
 
-def _verdict(arguments: argparse.Namespace, policy: Policy, client: Client) -> Allow | Deny | NeedAddresses:
-    found = Resolution(tuple(arguments.address), tuple(arguments.cname)) if arguments.address else None
-    try:
-        destination = parse_url(arguments.url)
-    except BadTarget as bad:
-        return Deny(Reason.MALFORMED_TARGET, str(bad))
-    return decide(destination, client, policy.at(today()), found)
+def _looked_at(
+    destination: Destination, client: Client, snapshot: Snapshot, verdict: Allow | Deny | NeedAddresses
+) -> dict[Step, str]:
+    """What each step of the judgement had before it."""
+    permits = [permit.label for permit in snapshot.permits(destination)]
+    row = snapshot.allowed(destination)
+    exempt = f", permitted by {permits[0]}" if permits else ""
+    default = f"default is {snapshot.policy.destinations.default}"
+    return {
+        Step.CLIENT: client.name,
+        Step.FORM: str(destination),
+        Step.PORT: f"{destination.port}{exempt}",
+        Step.NAME: f"{destination.host}{exempt}",
+        Step.ALLOWLIST: f"{default}{exempt or (f', listed by {row.label}' if row else '')}",
+        Step.ADDRESSES: ", ".join(map(str, verdict.addresses)) if isinstance(verdict, Allow) else "",
+    }
 
 
-def _steps(verdict: Allow | Deny | NeedAddresses) -> Iterator[str]:
-    """Each step taken and what it said, then the verdict."""
+def _steps(verdict: Allow | Deny | NeedAddresses, looked_at: dict[Step, str]) -> Iterator[str]:
+    """Each step taken and what it looked at, then the verdict."""
     last = _last_step(verdict)
     for step in Step:
         if step is last:
             break
         missed = isinstance(verdict, Allow) and verdict.would is not None and STEP_OF[verdict.would.reason] is step
-        yield f"  {'missed' if missed else 'passed':8}{step:11}{_MEANING[step]}"
+        yield _line("missed" if missed else "passed", step, looked_at[step])
     if isinstance(verdict, Deny):
-        yield f"  {'refused':8}{last:11}{_what(verdict)}"
+        culprit = verdict.address if verdict.address is not None else verdict.name
+        yield _line("refused", STEP_OF[verdict.reason], str(culprit or verdict.rule))
         yield f"deny: {verdict.reason}, by {verdict.rule}"
     elif isinstance(verdict, NeedAddresses):
-        yield f"  {'open':8}{last:11}depends on DNS; give what it would answer with --address IP"
-        yield "undecided: the name is not refused, its addresses are still to be judged"
+        yield _line("open", Step.ADDRESSES, "say what DNS would answer with --address IP")
+        yield "undecided: the name is not refused; its addresses are still to be judged"
     else:
-        yield f"allow: by {verdict.rule}, to {', '.join(str(address) for address in verdict.addresses)}"
+        yield f"allow: by {verdict.rule}"
         if verdict.would is not None:
             yield f"report mode: enforcing would say deny: {verdict.would.reason}"
+
+
+def _line(said: str, step: Step, what: str) -> str:
+    return f"  {said:8} {step:10} {what}"
 
 
 def _last_step(verdict: Allow | Deny | NeedAddresses) -> Step | None:
@@ -109,11 +123,6 @@ def _last_step(verdict: Allow | Deny | NeedAddresses) -> Step | None:
     if isinstance(verdict, Deny):
         return STEP_OF[verdict.reason]
     return Step.ADDRESSES if isinstance(verdict, NeedAddresses) else None
-
-
-def _what(deny: Deny) -> str:
-    culprit = deny.address if deny.address is not None else deny.name
-    return f"{_MEANING[STEP_OF[deny.reason]]}: no" + (f", {culprit} may not" if culprit is not None else "")
 
 
 def _client(policy: Policy, name: str | None) -> Client | None:
