@@ -27,13 +27,13 @@ _SUBJECT = ("client", "client_address", "method", "scheme", "host", "port")
 _JUDGEMENT = ("verdict", "reason", "rule", "refused", "would", "status")
 _POLICY = ("policy", "digest")
 FIELDS_OF: Final[Mapping[str, tuple[str, ...]]] = {
-    "start": ("schema", "time", "event", "listening", *_POLICY),
+    "start": ("schema", "time", "event", "listening", *_POLICY, "truncated"),
     "decision": (
         *("schema", "time", "event", "id", *_SUBJECT, "addresses", *_JUDGEMENT, *_POLICY, "dns_ms", "truncated"),
     ),
     "close": (
         *("schema", "time", "event", "id", *_SUBJECT, "address", *_JUDGEMENT, *_POLICY, "outcome"),
-        *("bytes_up", "bytes_down", "dns_ms", "connect_ms", "duration_ms"),
+        *("bytes_up", "bytes_down", "dns_ms", "connect_ms", "duration_ms", "truncated"),
     ),
     "stop": ("schema", "time", "event", "connections", *_POLICY),
 }

@@ -72,6 +72,7 @@ class FileSink(Sink):
         self._path = path
         self._clock = clock
         super().__init__(os.open(path, _OPEN_FLAGS, _MODE))
+        self._torn = _ends_torn(path)
         self._checked = clock()
 
     def write(self, record: Record) -> None:
@@ -90,7 +91,7 @@ class FileSink(Sink):
             raise SinkError(error.strerror) from None
         os.close(self._fd)
         self._fd = fd
-        self._torn = False
+        self._torn = _ends_torn(self._path)
         self._may_block = not _is_file(fd)
 
     def close(self) -> None:
@@ -116,8 +117,20 @@ def _is_file(fd: int) -> bool:
         return False  # stdout may have been closed before we were started: each write will say so
 
 
+def _ends_torn(path: str) -> bool:
+    """Whether a file ends in the middle of a line: a disk was full, and the next record must not join what it left."""
+    try:
+        with Path(path).open("rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode) or not file.seek(0, os.SEEK_END):
+                return False
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
+    except OSError:
+        return False  # not ours to read; at worst one line is joined to another
+
+
 def _takes_a_line(fd: int) -> bool:
     """Whether a write would not block; asked, because O_NONBLOCK on an inherited stdout would change it for others."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
-    return any(events & select.POLLOUT for _, events in poll.poll(0))
+    return bool(poll.poll(0))  # also for a reader that left: the write will say so

@@ -11,6 +11,7 @@ Nothing the user typed yields a traceback: exit status 2 for bad usage, 78 for a
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -37,12 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.command is None and chosen.policy is None:
         parser.error("say which policy to run: proxyd --policy policies/default.toml")
     try:
-        return int(chosen.run(chosen))
+        status = int(chosen.run(chosen))
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output left; there is nobody to tell
+        _forget_stdout()
         return 1
+    return status
+
+
+def _forget_stdout() -> None:
+    """The reader of our output left, and there is nobody to tell; the interpreter would try once more at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _parser() -> argparse.ArgumentParser:

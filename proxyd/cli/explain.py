@@ -9,15 +9,17 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from netaddr import AddrFormatError, IPAddress
-
 from proxyd.cli.files import EX_CONFIG, EX_USAGE, complain, load_or_complain, today
-from proxyd.policy.address import BadTarget, Resolution, parse_host, parse_url
+from proxyd.net.host import own_addresses
+from proxyd.policy.address import BadTarget, Resolution, parse_address, parse_host, parse_url
+from proxyd.policy.model import Own
 from proxyd.policy.text import printable
 from proxyd.policy.verdict import STEP_OF, Allow, Deny, NeedAddresses, Reason, Step, decide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from netaddr import IPAddress
 
     from proxyd.policy.address import Destination
     from proxyd.policy.model import Client, Policy, Snapshot
@@ -61,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.cname and not arguments.address:
         complain("--cname: a chain ends in addresses; add --address IP")
         return EX_USAGE
-    snapshot = policy.at(today())
+    snapshot = policy.at(today(), Own(policy.ports, own_addresses()))
     found = Resolution(tuple(arguments.address), tuple(arguments.cname)) if arguments.address else None
     verdict: Allow | Deny | NeedAddresses
     try:
@@ -131,8 +133,8 @@ def _client(policy: Policy, name: str | None) -> Client | None:
 
 def _address(text: str) -> IPAddress:
     try:
-        return IPAddress(text)
-    except AddrFormatError:
+        return parse_address(text)
+    except BadTarget:
         raise argparse.ArgumentTypeError(f"{printable(text)!r} is no IP address") from None
 
 

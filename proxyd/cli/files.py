@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -27,12 +28,12 @@ def today() -> dt.date:
 
 def read_policy_file(name: str, beside: str | None) -> tuple[str, bytes]:
     """What `proxyd.policy.load.load` reads through. Raises OSError."""
-    path = (Path(beside).parent / name if beside else Path(name)).resolve()
-    with path.open("rb") as file:
+    path = os.path.realpath(Path(beside).parent / name if beside else name)
+    with Path(path).open("rb") as file:
         data = file.read(MAX_FILE + 1)
     if len(data) > MAX_FILE:
         raise OSError(0, f"larger than {MAX_FILE} bytes")
-    return str(path), data
+    return path, data
 
 
 def load_or_complain(name: str) -> Policy | None:

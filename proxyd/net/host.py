@@ -10,10 +10,9 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-import dns.resolver
-from netaddr import AddrFormatError, IPAddress
+from netaddr import IPAddress
 
-from proxyd.policy.address import Endpoint
+from proxyd.policy.address import BadTarget, Endpoint, parse_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +22,7 @@ KEEPALIVE_IDLE: Final = 60
 KEEPALIVE_INTERVAL: Final = 15
 KEEPALIVE_COUNT: Final = 4
 _DNS_PORT: Final = 53
+_RESOLV_CONF: Final = Path("/etc/resolv.conf")
 _PROC_NET: Final = Path("/proc/net")
 
 
@@ -49,13 +49,13 @@ def own_addresses(proc_net: Path = _PROC_NET) -> frozenset[IPAddress]:
     return frozenset((*_own_ipv4(proc_net / "fib_trie"), *_own_ipv6(proc_net / "if_inet6")))
 
 
-def system_servers(resolv_conf: str = "/etc/resolv.conf") -> tuple[Endpoint, ...]:
-    """The resolvers of this host; empty if it names none that can be asked."""
-    try:
-        named = dns.resolver.Resolver(filename=resolv_conf).nameservers
-    except (dns.resolver.NoResolverConfiguration, ValueError):
-        return ()
-    return tuple(Endpoint(address, _DNS_PORT) for each in named if (address := _address(str(each))) is not None)
+def system_servers(resolv_conf: Path = _RESOLV_CONF) -> tuple[Endpoint, ...]:
+    """The resolvers of this host (resolv.conf(5)); empty if it names none that can be asked.
+
+    An address with a zone names one of our links and is passed over; search lists are not for us.
+    """
+    named = (words[1] for line in _lines(resolv_conf) if (words := line.split())[:1] == ["nameserver"] and words[1:])
+    return tuple(Endpoint(address, _DNS_PORT) for each in named if (address := _address(each)) is not None)
 
 
 def raise_file_limit() -> int:
@@ -84,13 +84,13 @@ def _own_ipv6(if_inet6: Path) -> Iterator[IPAddress]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text("ascii").splitlines()
+        return path.read_text("utf-8", errors="replace").splitlines()
     except OSError:
         return []
 
 
 def _address(text: str) -> IPAddress | None:
     try:
-        return IPAddress(text)
-    except AddrFormatError:
+        return parse_address(text)
+    except BadTarget:
         return None

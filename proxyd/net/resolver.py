@@ -43,6 +43,7 @@ MOST_ADDRESSES: Final = 64  # of one family
 _PAYLOAD: Final = 1232  # octets of a UDP answer that no path fragments (DNS Flag Day 2020)
 
 _RDTYPES: Final = (dns.rdatatype.A, dns.rdatatype.AAAA)
+_BROKEN_OFF: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 _TRIO: Final = dns.asyncbackend.get_backend("trio")
 
 
@@ -68,7 +69,7 @@ class _Lookup:
     """A lookup under way, which any number of requests may wait for."""
 
     done: trio.Event = field(default_factory=trio.Event)
-    outcome: Resolution | DnsError | None = None
+    outcome: Resolution | DnsError = field(default_factory=lambda: DnsError("the resolver is shutting down"))
 
 
 async def ask(query: dns.message.Message, server: Endpoint) -> dns.message.Message:
@@ -112,7 +113,7 @@ class Resolver:
             outcome = lookup.outcome
         if isinstance(outcome, Resolution):
             return outcome
-        raise outcome or DnsError("the resolver is shutting down")
+        raise DnsError(str(outcome), outcome.reason)  # a new one: an exception gathers the frames it passes through
 
     def _remembered(self, name: str) -> Resolution | DnsError | None:
         expires, outcome = self._cache.get(name, (0.0, None))
@@ -129,6 +130,8 @@ class Resolver:
             lookup.outcome, ttl = await self._look_up(name)
         except DnsError as error:
             lookup.outcome = error
+        except Exception:  # noqa: BLE001 - it would end the daemon: whatever an answer brings about, the lookup failed
+            lookup.outcome = DnsError("the lookup failed in a way that nobody foresaw")
         finally:
             del self._under_way[name]
             lookup.done.set()
@@ -169,7 +172,8 @@ class Resolver:
             answers.append(await self._ask_servers(name, rdtype))
         except DnsError as error:
             failures.append(error)
-        both.deadline = min(both.deadline, trio.current_time() + GRACE_SECONDS)
+        if any(answer.addresses for answer in answers):
+            both.deadline = min(both.deadline, trio.current_time() + GRACE_SECONDS)
 
     async def _ask_servers(self, name: str, rdtype: dns.rdatatype.RdataType) -> _Answer:
         """Ask the servers in turn. Silence is asked again; an answer that is no use is final once all gave one."""
@@ -184,7 +188,7 @@ class Resolver:
                     failure = error
                 except dns.exception.Timeout:
                     silent = True
-                except (dns.exception.DNSException, OSError, EOFError):
+                except (dns.exception.DNSException, OSError, EOFError, *_BROKEN_OFF):
                     failure = DnsError("a server could not be asked, or its answer could not be read")
             if not silent:
                 break

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trio.abc import HalfCloseableStream
 
 READ_SIZE: Final = 64 * 1024  # octets asked of the kernel at once
+_EMPTY_LINE: Final = b"\r\n"
 _END_OF_HEAD: Final = b"\r\n\r\n"
 
 Head = h11.Request | h11.InformationalResponse | h11.Response
@@ -72,7 +73,11 @@ class Wire:
 
     async def send(self, event: Sent) -> None:
         """Send a message, or a part of one. Raises h11.LocalProtocolError for what may not be sent now."""
-        await self.stream.send_all(self._h11.send(event))
+        await self.stream.send_all(self.framed(event))
+
+    def framed(self, event: Sent) -> bytes:
+        """The octets of `event`, which are now as good as sent: the caller does send them."""
+        return self._h11.send(event)
 
     async def wait_for_eof(self) -> None:
         """Return when the peer ends the connection; what else it sends meanwhile waits, within bounds."""
@@ -134,11 +139,15 @@ class Wire:
     async def _receive_raw_head(self) -> bytes:
         """The octets of a head, its empty line included; one empty line before it is ignored (RFC 9112 §2.2)."""
         seen = 0
+        began = False
         while True:
-            if seen == 0 and self._received.startswith(b"\r\n"):
-                del self._received[:2]
+            if not began and len(self._received) >= len(_EMPTY_LINE):
+                began = True
+                if self._received.startswith(_EMPTY_LINE):
+                    del self._received[: len(_EMPTY_LINE)]
+                    seen = 0
             end = self._received.find(_END_OF_HEAD, max(0, seen - 3))
-            if max(end, seen) > MAX_HEAD:
+            if max(end, 0 if end >= 0 else len(self._received)) > MAX_HEAD:
                 raise Malformed("the head is too long", Reason.HEAD_TOO_LARGE)
             if end >= 0:
                 break

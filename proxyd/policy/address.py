@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from netaddr import AddrFormatError, IPAddress
 
@@ -133,6 +134,14 @@ def parse_host(text: str) -> tuple[str, IPAddress | None]:
     return name.lower(), None
 
 
+def parse_address(text: str, version: Literal[4, 6] | None = None) -> IPAddress:
+    """Read a bare address of one version, or of either. Raises BadTarget."""
+    try:
+        return IPAddress(text, version)
+    except (AddrFormatError, ValueError):  # netaddr says "it has a mask" and "it has a NUL" by the latter
+        raise BadTarget("it is no IP address in its usual spelling") from None
+
+
 def parse_port(text: str) -> int:
     """Read a port: 1-65535 in plain ASCII digits, no sign, no leading zero. Raises BadTarget."""
     if not _PORT.fullmatch(text) or int(text) > MAX_PORT:
@@ -162,14 +171,14 @@ def _destination(host: str, port: int) -> Destination:
 def _ipv4(text: str) -> IPAddress:
     """A strict dotted quad: `127.1`, `0x7f.1` and `0177.0.0.1` are different hosts to different readers."""
     try:
-        return IPAddress(text, 4)
-    except (AddrFormatError, ValueError):
+        return parse_address(text, 4)
+    except BadTarget:
         raise BadTarget("an IPv4 address is four decimal numbers without leading zeros") from None
 
 
 def _ipv6(text: str) -> IPAddress:
     """An IPv6 literal in brackets (RFC 3986 §3.2.2), without the zone of RFC 6874: that names one of *our* links."""
     try:
-        return IPAddress(text[1:-1] if text.endswith("]") else "", 6)
-    except (AddrFormatError, ValueError):
+        return parse_address(text[1:-1] if text.endswith("]") else "", 6)
+    except BadTarget:
         raise BadTarget("brackets stand round an IPv6 address without a zone, and nothing else") from None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from netaddr import IPSet
 
 from proxyd.policy.address import bracketed, parse_host
-from proxyd.policy.model import Expectation, Policy, Rows
+from proxyd.policy.model import Expectation, Own, Policy, Rows
 from proxyd.policy.shape import Problems, Table
 from proxyd.policy.special import is_localhost, locked_address, metadata_name, special_address
 from proxyd.policy.text import printable
@@ -250,7 +250,8 @@ def _failed_tests(policy: Policy, today: date) -> Iterator[str]:
     not fail to start because a permit ended as planned. What it expects to be denied is judged as of today.
     """
     enforced = replace(policy, destinations=replace(policy.destinations, mode="enforce"))
-    snapshots = {"allow": enforced.at(date.min), "deny": enforced.at(today)}
+    own = Own(policy.ports)
+    snapshots = {"allow": enforced.at(date.min, own), "deny": enforced.at(today, own)}
     for test in policy.test:
         for client in policy.client:
             if test.client in ("", client.name):

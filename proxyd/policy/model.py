@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import date  # noqa: TC003 - dataclasses are read at run time
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from netaddr import AddrFormatError, IPAddress, IPNetwork
-
-from proxyd.policy.address import BadTarget, Destination, Endpoint, Resolution, parse_url
+from proxyd.policy.address import BadTarget, Destination, Endpoint, Resolution, parse_address, parse_url
 from proxyd.policy.embedded import RFC6052_LENGTHS
 from proxyd.policy.names import NameTable
 from proxyd.policy.ranges import RangeTable
@@ -35,6 +34,9 @@ from proxyd.policy.shape import (
 )
 from proxyd.policy.special import BAD_PORTS
 
+if TYPE_CHECKING:
+    from netaddr import IPAddress, IPNetwork
+
 SCHEMA = 1
 """What `schema` must be in a policy file of this version."""
 
@@ -56,13 +58,13 @@ def _parse_target(value: object) -> Destination:
 
 def _parse_address(value: object) -> IPAddress:
     try:
-        return IPAddress(str(value))
-    except (AddrFormatError, ValueError):
+        return parse_address(str(value))
+    except BadTarget:
         raise Wrong(f'"{value}" is no address; write it in quotes, as "192.0.2.1"') from None
 
 
 def _parse_sink(value: object) -> str:
-    if value != "stdout" and not (isinstance(value, str) and value.startswith("/")):
+    if value != "stdout" and not (isinstance(value, str) and value.startswith("/") and value.isprintable()):
         raise Wrong(f'"{value}" is no sink; write "stdout" or the absolute path of a file')
     return value
 
@@ -247,6 +249,11 @@ class Policy(Rows):
     audit: Audit = key(Table(Audit), "the audit log", default=Audit())
     limits: Limits = key(Table(Limits), "bounds", default=Limits())
     digest: str = ""
+
+    @property
+    def ports(self) -> frozenset[int]:
+        """The ports that the policy says proxyd listens on, without those that the system will choose."""
+        return frozenset(endpoint.port for endpoint in self.listen.http if endpoint.port)
 
     def at(self, today: date, own: Own = Own()) -> Snapshot:
         """The policy as it stands on `today` (UTC), on a host with these endpoints of ours.

@@ -26,15 +26,15 @@ class Complaints:
         """write: takes a line; stderr's by default."""
         self._write = write or sys.stderr.write
         self._clock = clock
-        self._last = ""
-        self._quiet_until = 0.0
+        self._quiet_until: dict[str, float] = {}
 
     def __call__(self, line: str) -> None:
         """Tell the operator; a stderr that is gone is no reason to stop."""
         now = self._clock()
-        if line == self._last and now < self._quiet_until:
+        if now < self._quiet_until.get(line, 0.0):
             return
-        self._last, self._quiet_until = line, now + QUIET_SECONDS
+        self._quiet_until = {each: until for each, until in self._quiet_until.items() if now < until}
+        self._quiet_until[line] = now + QUIET_SECONDS
         try:
             self._write(f"proxyd: {line}\n")
         except OSError:

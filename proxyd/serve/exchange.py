@@ -7,7 +7,6 @@ the decision is on record, no 200 before the connection stands. The rules themse
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -87,10 +86,13 @@ class Exchange:
 
     async def turn_away(self, reason: Reason) -> None:
         """Refuse without hearing the request."""
-        outcome = "client_gone"
-        with suppress(trio.BrokenResourceError):
+        outcome = "aborted"
+        try:
             outcome = await self._refuse(Refused(reason, close=True))
-        self._trail.close(outcome, 0, 0)
+        except trio.BrokenResourceError:
+            outcome = "client_gone"
+        finally:
+            self._trail.close(outcome, 0, 0)
 
     async def _served_or_refused(self) -> str:
         """Serve the request, or say why not: the outcome, in a word."""
@@ -204,8 +206,7 @@ class Exchange:
             self._trail.learn(status=forward.status)
         if switched:
             return await self._relay(dialled, (self._wire.early_bytes(), origin.early_bytes()))
-        if not self._wire.reusable:
-            await self._wire.linger(LINGER_SECONDS, LINGER_OCTETS)
+        await self._part_unless_reusable()
         return "complete"
 
     async def _relay(self, dialled: Dialled, early: tuple[bytes, bytes]) -> str:
@@ -215,8 +216,12 @@ class Exchange:
     async def _answer_here(self) -> str:
         """The answer of the last hop that Max-Forwards allowed (RFC 9110 §7.6.2)."""
         self._trail.learn(status=HTTPStatus.OK.value)
-        await self._wire.send(h11.Response(status_code=HTTPStatus.OK, headers=[("Content-Length", "0")], reason="OK"))
+        fields = [("Content-Length", "0")]
+        if not self._wire.between_messages:
+            fields.append(("Connection", "close"))
+        await self._wire.send(h11.Response(status_code=HTTPStatus.OK, headers=fields, reason="OK"))
         await self._wire.send(h11.EndOfMessage())
+        await self._part_unless_reusable()
         return "answered_here"
 
     async def _refuse(self, refused: Refused) -> str:
@@ -232,9 +237,13 @@ class Exchange:
         if self._method != b"HEAD":
             await self._wire.send(h11.Data(data=body))
         await self._wire.send(h11.EndOfMessage())
+        await self._part_unless_reusable()
+        return "refused"
+
+    async def _part_unless_reusable(self) -> None:
+        """A client that still sends is heard out for a moment, or the answer could be lost to a reset (ATTACKS 8)."""
         if not self._wire.reusable:
             await self._wire.linger(LINGER_SECONDS, LINGER_OCTETS)
-        return "refused"
 
     @property
     def _idle_seconds(self) -> float:

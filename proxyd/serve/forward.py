@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from proxyd.net.relay import Flow
     from proxyd.net.wire import Wire
 
-LEAVE_SECONDS: Final = 10.0  # for the answer to a client that has ended its side
+LEAVE_SECONDS: Final = 10.0  # until the answer to a client that has ended its side must have begun
 MOST_INTERIM: Final = 32  # 1xx responses before the final one; a server that sends more means no good
 
 
@@ -58,10 +59,11 @@ class Forward:
 
     async def run(self) -> bool:
         """Carry the exchange to its end: whether it turned into a tunnel. Raises Failed."""
+        head = self.origin.framed(self.request)  # before the origin is heard: it may speak first
+        self._stir()
         with self._scope:
-            self._stir()
             async with trio.open_nursery() as both:
-                both.start_soon(self._settled, self._carry_request)
+                both.start_soon(self._settled, partial(self._carry_request, head))
                 await self._settled(self._carry_response)
                 both.cancel_scope.cancel()
         if self._failure is not None:
@@ -78,25 +80,30 @@ class Forward:
             self._failure = self._failure or failure
             self._scope.cancel()
 
-    async def _carry_request(self) -> None:
+    async def _carry_request(self, head: bytes) -> None:
         """Head and body, up. An origin that stops listening may still answer: that is no failure."""
-        listening = await self._up(self.request)
-        if not self.client.receiving:
-            listening = listening and await self._up(h11.EndOfMessage())
+        listening = await self._transmit(head)
+        if listening and not self.client.receiving:
+            listening = await self._up(h11.EndOfMessage())
         while listening and self.client.receiving:
             listening = await self._up(await self._from_client())
         if listening:
             await self._watch_client()
 
-    async def _up(self, event: h11.Request | h11.Data | h11.EndOfMessage) -> bool:
+    async def _up(self, event: h11.Data | h11.EndOfMessage) -> bool:
         """Send to the origin: whether it still listens."""
         if isinstance(event, h11.EndOfMessage):
             event = h11.EndOfMessage(headers=trailers(event, drop_identity=self.drop_identity))
-        try:
-            await self.origin.send(event)
-        except trio.BrokenResourceError:
+        if not await self._transmit(self.origin.framed(event)):
             return False
         self.flow.up += len(event.data) if isinstance(event, h11.Data) else 0
+        return True
+
+    async def _transmit(self, octets: bytes) -> bool:
+        try:
+            await self.origin.stream.send_all(octets)
+        except trio.BrokenResourceError:
+            return False
         self._stir()
         return True
 
@@ -111,11 +118,14 @@ class Forward:
     async def _watch_client(self) -> None:
         """A client that leaves while it waits for the answer takes the exchange with it.
 
-        An EOF alone may be a half-close, or come just before the last byte is on its way: the answer has a little time.
+        An EOF alone may be a half-close: the answer has a little time to begin, and once it has, sending it tells
+        whether anybody is there.
         """
         with suppress(trio.BrokenResourceError):
             await self.client.wait_for_eof()
             await trio.sleep(LEAVE_SECONDS)
+            if not self.client.can_respond:
+                return
         raise Failed(None)
 
     async def _carry_response(self) -> None:

@@ -16,6 +16,8 @@ from proxyd.policy.verdict import Reason
 from proxyd.serve.exchange import Exchange
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from netaddr import IPAddress
     from trio.abc import HalfCloseableStream
 
@@ -29,22 +31,12 @@ async def serve_connection(stream: HalfCloseableStream, address: IPAddress | Non
 
     address: the client's, or None where it has none.
     """
-    try:
-        await _serve(Wire(stream, h11.SERVER), address, seams)
-    except trio.BrokenResourceError:
-        pass  # the client left between two requests
-    except Exception as bug:  # noqa: BLE001 - a bug ends this connection and is told; it must not end the others
-        seams.complain(f"bug: {_described(bug)}")
-    finally:
-        await trio.aclose_forcefully(stream)
+    await _guarded(_serve, stream, address, seams)
 
 
 async def turn_away(stream: HalfCloseableStream, address: IPAddress | None, seams: Seams) -> None:
     """Refuse a connection beyond the limit, with an answer and a record. Raises nothing."""
-    try:
-        await Exchange(Wire(stream, h11.SERVER), address, seams).turn_away(Reason.CONNECTION_LIMIT)
-    finally:
-        await trio.aclose_forcefully(stream)
+    await _guarded(_turn_away, stream, address, seams)
 
 
 async def _serve(wire: Wire, address: IPAddress | None, seams: Seams) -> None:
@@ -52,6 +44,27 @@ async def _serve(wire: Wire, address: IPAddress | None, seams: Seams) -> None:
         if not await Exchange(wire, address, seams).run():
             return
         wire.next_exchange()
+
+
+async def _turn_away(wire: Wire, address: IPAddress | None, seams: Seams) -> None:
+    await Exchange(wire, address, seams).turn_away(Reason.CONNECTION_LIMIT)
+
+
+async def _guarded(
+    serve: Callable[[Wire, IPAddress | None, Seams], Awaitable[None]],
+    stream: HalfCloseableStream,
+    address: IPAddress | None,
+    seams: Seams,
+) -> None:
+    """Whatever happens to one connection, it is closed, and nobody else hears of it but the operator."""
+    try:
+        await serve(Wire(stream, h11.SERVER), address, seams)
+    except trio.BrokenResourceError:
+        pass  # the client left between two requests
+    except Exception as bug:  # noqa: BLE001 - a bug ends this connection and is told; it must not end the others
+        seams.complain(f"bug: {_described(bug)}")
+    finally:
+        await trio.aclose_forcefully(stream)
 
 
 def _described(bug: BaseException) -> str:

@@ -106,9 +106,7 @@ def test_a_line_is_the_record(event: str) -> None:
     asked = worst(event)
     said = read(json_line(asked))
     assert list(said) == list(FIELDS_OF[event])
-    assert said == {
-        name: list(value) if isinstance(value, tuple) else value for name, value in asked.as_dict().items()
-    }
+    assert said == {name: list(value) if isinstance(value, tuple) else value for name, value in asked.as_dict().items()}
 
 
 @pytest.mark.parametrize("event", FIELDS_OF)

@@ -21,7 +21,6 @@ from netaddr import IPAddress
 from trio.testing import MockClock, memory_stream_pair
 
 from proxyd.audit.render import json_line
-from proxyd.audit.sink import SinkError
 from proxyd.net.dialer import Dialled
 from proxyd.policy.address import Resolution
 from proxyd.policy.load import load
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from trio.abc import HalfCloseableStream, Instrument
 
     from proxyd.audit.record import Record
+    from proxyd.audit.sink import SinkError
     from proxyd.policy.model import Policy, Snapshot
     from proxyd.policy.verdict import Allow
 
@@ -56,7 +56,10 @@ def _run_in_virtual_time(
 
 
 in_virtual_time: Final = pytest.mark.trio(run=_run_in_virtual_time)
-"""Marks a test that begins at 0.0 on a clock which jumps to the next deadline as soon as everybody waits."""
+"""Marks a test that begins at 0.0 on a clock which jumps to the next deadline as soon as everybody waits.
+
+Each test bears it by itself: the runner of trio_mode outranks a `pytestmark`.
+"""
 
 
 def policy(more: str = "", *, default: str = "allow", mode: str = "enforce") -> Policy:
@@ -263,8 +266,6 @@ class World:
         """Let every origin be gone."""
         for origin in self._origins:
             await origin.leave()
-        self._arrivals.close()
-        self._waiting.close()
 
     def trail(self) -> list[tuple[Record, Record]]:
         """The decision and the closing record of each request, having held them to what must always hold."""

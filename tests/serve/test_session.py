@@ -1,4 +1,4 @@
-"""One connection: requests one after the other, each judged anew, and a bug ends this connection only (ATTACKS 4.10)."""
+"""One connection: requests one after the other, each judged anew; a bug ends this connection only (ATTACKS 4.10)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 from netaddr import IPAddress
+from trio.testing import memory_stream_pair
+
+from proxyd.policy.address import Resolution
+from proxyd.serve.session import KEEP_ALIVE_SECONDS, turn_away
 from tests.serve.scene import (
     OK,
     PUBLIC,
@@ -22,10 +26,6 @@ from tests.serve.scene import (
     in_virtual_time,
     policy,
 )
-from trio.testing import memory_stream_pair
-
-from proxyd.policy.address import Resolution
-from proxyd.serve.session import KEEP_ALIVE_SECONDS, turn_away
 
 if TYPE_CHECKING:
     from trio.abc import HalfCloseableStream

@@ -1,0 +1,239 @@
+"""Policy files read from disk: whatever stands at a path is a policy or a problem in words, never a traceback (R12)."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from proxyd.cli import files
+from proxyd.cli.files import MAX_FILE, complain, load_or_complain, read_policy_file, today
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+POLICY = """\
+schema = 1
+name = "gateway"
+[listen]
+http = ["127.0.0.1:3128"]
+[destinations]
+default = "allow"
+[[client]]
+name = "agent"
+networks = ["127.0.0.0/8"]
+"""
+
+
+def problems(path: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What is said about the policy at `path`, each line without our name."""
+    assert load_or_complain(str(path)) is None
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert all(line.startswith("proxyd: ") for line in lines)
+    return [line.removeprefix(f"proxyd: {path}: ") for line in lines]
+
+
+def test_a_good_policy_is_loaded_without_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(POLICY)
+    policy = load_or_complain(str(path))
+    assert policy is not None
+    assert policy.name == "gateway"
+    assert capsys.readouterr() == ("", "")
+
+
+def test_every_problem_is_printed_not_only_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """R8, R12: each on its line, with its key and the way out."""
+    path = tmp_path / "policy.toml"
+    path.write_text(POLICY.replace('"allow"', '"maybe"').replace("networks", "netwroks"))
+    assert problems(path, capsys) == [
+        'destinations.default: "maybe" is not one of them; write "allow" or "deny"',
+        'client[0].netwroks: unknown key; did you mean "networks"?',
+        "client[0].networks: is missing; the networks it connects from",
+    ]
+
+
+def test_a_file_that_is_not_there_is_said_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert problems(tmp_path / "none.toml", capsys) == ["cannot be read: No such file or directory"]
+
+
+def test_a_directory_is_no_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert problems(tmp_path, capsys) == ["cannot be read: Is a directory"]
+
+
+def test_a_file_that_may_not_be_read_is_said_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R12: an unreadable rule is an error and never "no rule"."""
+
+    def deny(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.open", deny)
+    assert problems(tmp_path / "policy.toml", capsys) == ["cannot be read: Permission denied"]
+
+
+def test_a_binary_file_is_no_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_bytes(b"\x7fELF\x02\x01\x01\x00\xff\xfe")
+    assert problems(path, capsys) == ["is not UTF-8 text"]
+
+
+def test_an_empty_file_is_no_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """R12: it says nothing, and nothing is not "allow"."""
+    path = tmp_path / "policy.toml"
+    path.touch()
+    assert [line.partition(":")[0] for line in problems(path, capsys)] == [
+        "schema",
+        "name",
+        "listen",
+        "destinations",
+        "client",
+    ]
+
+
+@pytest.mark.parametrize("size", [MAX_FILE, MAX_FILE + 1])
+def test_a_file_larger_than_4_mib_is_no_policy(size: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody reviews more (R8), and the memory of a mistake is bounded; exactly 4 MiB are still read."""
+    path = tmp_path / "policy.toml"
+    path.write_text(POLICY.ljust(size - 1, "#") + "\n")
+    if size > MAX_FILE:
+        assert problems(path, capsys) == ["cannot be read: larger than 4194304 bytes"]
+    else:
+        assert load_or_complain(str(path)) is not None
+
+
+def test_a_file_without_end_is_no_policy(capsys: pytest.CaptureFixture[str]) -> None:
+    assert load_or_complain("/dev/zero") is None
+    assert capsys.readouterr().err == "proxyd: /dev/zero: cannot be read: larger than 4194304 bytes\n"
+
+
+def test_an_include_cycle_is_said_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """DESIGN: also through a link, for a file is known by its real path."""
+    path = tmp_path / "policy.toml"
+    path.write_text(f'include = ["rows.toml"]\n{POLICY}')
+    (tmp_path / "rows.toml").write_text('include = ["again.toml"]\n')
+    (tmp_path / "again.toml").symlink_to(path)
+    (problem,) = problems(path, capsys)
+    assert problem == f"proxyd: {tmp_path}/again.toml: includes itself; remove an include"
+
+
+def test_a_link_to_itself_is_a_problem_and_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """R12: nothing the user typed yields a traceback."""
+    path = tmp_path / "policy.toml"
+    path.symlink_to(path)
+    (problem,) = problems(path, capsys)
+    assert problem.startswith("cannot be read: ")
+
+
+def test_a_name_that_no_file_can_have_is_a_problem(capsys: pytest.CaptureFixture[str]) -> None:
+    assert load_or_complain("a\0b") is None
+    assert capsys.readouterr().err == "proxyd: a\\x00b: cannot be read: bad file name\n"
+
+
+def test_an_include_is_relative_to_the_real_path_of_the_file_that_has_it(tmp_path: Path) -> None:
+    """DESIGN: a link in /etc to a checkout finds what lies in the checkout."""
+    checkout, etc = tmp_path / "checkout", tmp_path / "etc"
+    checkout.mkdir()
+    etc.mkdir()
+    (checkout / "policy.toml").write_text("outer")
+    (checkout / "rows.toml").write_text("inner")
+    (etc / "proxyd.toml").symlink_to(checkout / "policy.toml")
+    path, data = read_policy_file(str(etc / "proxyd.toml"), None)
+    assert (path, data) == (str(checkout / "policy.toml"), b"outer")
+    assert read_policy_file("rows.toml", path) == (str(checkout / "rows.toml"), b"inner")
+
+
+def test_a_policy_is_relative_to_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "policy.toml").write_text("here")
+    monkeypatch.chdir(tmp_path)
+    assert read_policy_file("policy.toml", None) == (str(tmp_path / "policy.toml"), b"here")
+
+
+def test_control_characters_of_a_policy_do_not_reach_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ATTACKS 9: ANSI escapes, line ends and bidi marks, in values, in keys and in file names."""
+    path = tmp_path / "policy\x1b[2J.toml"
+    path.write_text(POLICY.replace('"allow"', '"\\u001b]0;owned\\u0007\\n\\u202e"') + '"\\u001b[31mkey\\r" = 1\n')
+    assert load_or_complain(str(path)) is None
+    err = capsys.readouterr().err
+    assert err.isascii()
+    assert err.replace("\n", "").isprintable()
+    assert "policy\\x1b[2J.toml" in err
+    assert "\\x1b]0;owned\\x07\\n\\u202e" in err
+    assert "\\x1b[31mkey\\r" in err
+    assert all(line.startswith("proxyd: ") for line in err.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain text, söme of it 日本", "plain text, söme of it 日本"),
+        ("\x00\t\r\n\x1b\x7f", "\\x00\\t\\r\\n\\x1b\\x7f"),
+        ("\u0085\u00ad\u200b\u202e\u2066\ufeff", "\\x85\\xad\\u200b\\u202e\\u2066\\ufeff"),
+        ("\ud800", "\\ud800"),
+    ],
+)
+def test_what_is_not_printable_is_escaped_and_the_rest_is_left_alone(
+    text: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ATTACKS 9: a lone surrogate is what an undecodable file name has in it."""
+    complain(text)
+    assert capsys.readouterr().err == f"proxyd: {shown}\n"
+
+
+def test_a_complaint_is_one_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    complain("bad\nworse")
+    assert capsys.readouterr() == ("", "proxyd: bad\\nworse\n")
+
+
+def test_today_is_the_day_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DESIGN: permits end at 00:00 UTC, whatever the clock on the wall says."""
+
+    class Clock(dt.datetime):
+        @classmethod
+        def now(cls, tz: dt.tzinfo | None = None) -> Clock:
+            assert tz is dt.UTC
+            return cls(2026, 8, 1, 23, 59, 59, tzinfo=tz)
+
+    monkeypatch.setattr("proxyd.cli.files.dt.datetime", Clock)
+    assert today() == dt.date(2026, 8, 1)
+
+
+def test_a_policy_is_judged_as_of_today(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that expects a denial is run against the permits that are alive today."""
+    path = tmp_path / "policy.toml"
+    path.write_text(
+        POLICY
+        + """
+[[permit]]
+reason = "for a while"
+host = "127.0.0.1"
+ports = [80]
+networks = ["127.0.0.0/8"]
+expires = 2026-08-01
+[[test]]
+url = "http://127.0.0.1/"
+expect = "deny"
+"""
+    )
+    monkeypatch.setattr(files, "today", lambda: dt.date(2026, 8, 1))
+    assert load_or_complain(str(path)) is None
+    monkeypatch.setattr(files, "today", lambda: dt.date(2026, 8, 2))
+    assert load_or_complain(str(path)) is not None
+
+
+def test_a_file_name_that_is_no_text_is_read_all_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """POSIX names are bytes; what they are not is shown escaped."""
+    name = os.fsdecode(bytes(tmp_path / "policy") + b"\xff.toml")
+    with open(name, "w", encoding="ascii") as file:  # noqa: PTH123 - the very name
+        file.write(POLICY)
+    assert load_or_complain(name) is not None
+    os.remove(name)  # noqa: PTH107 - the very name
+    assert load_or_complain(name) is None
+    assert "policy\\udcff.toml: cannot be read" in capsys.readouterr().err

@@ -1,0 +1,249 @@
+"""Facts of this machine, read from files that may be odd or missing (R12); options and limits on the real kernel."""
+
+from __future__ import annotations
+
+import resource
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+import trio
+from netaddr import IPAddress
+
+from proxyd.net import host
+from proxyd.net.host import keep_alive, own_addresses, raise_file_limit, system_servers
+from proxyd.policy.address import Endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+FIB_TRIE: Final = """\
+Main:
+  +-- 0.0.0.0/0 3 0 5
+     |-- 0.0.0.0
+        /0 universe UNICAST
+     +-- 127.0.0.0/8 2 0 2
+        +-- 127.0.0.0/31 1 0 0
+           |-- 127.0.0.0
+              /8 host LOCAL
+           |-- 127.0.0.1
+              /32 host LOCAL
+        |-- 127.255.255.255
+           /32 link BROADCAST
+     +-- 192.0.2.0/24 2 0 2
+        |-- 192.0.2.0
+           /24 link UNICAST
+        |-- 192.0.2.17
+           /32 host LOCAL
+        |-- 192.0.2.255
+           /32 link BROADCAST
+Local:
+  +-- 0.0.0.0/0 3 0 5
+     +-- 198.51.100.0/24 2 0 2
+        |-- 198.51.100.7
+           /32 link UNICAST
+           /32 host LOCAL
+"""
+IF_INET6: Final = """\
+00000000000000000000000000000001 01 80 10 80       lo
+fe80000000000000021122fffe334455 02 40 20 80     eth0
+20010db8000000000000000000000017 02 40 00 80     eth0
+"""
+LOOPBACK: Final = {IPAddress("127.0.0.1"), IPAddress("::1")}
+
+
+@pytest.fixture
+def proc_net(tmp_path: Path) -> Path:
+    """A /proc/net as Linux has it."""
+    (tmp_path / "fib_trie").write_text(FIB_TRIE)
+    (tmp_path / "if_inet6").write_text(IF_INET6)
+    return tmp_path
+
+
+@pytest.fixture
+def resolv_conf(tmp_path: Path) -> Callable[[str | bytes], tuple[Endpoint, ...]]:
+    """What is made of the text of a resolv.conf."""
+
+    def read(text: str | bytes) -> tuple[Endpoint, ...]:
+        path = tmp_path / "resolv.conf"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return system_servers(path)
+
+    return read
+
+
+@pytest.fixture
+def file_limit() -> Iterator[int]:
+    """The hard limit of open files; whatever the test does, the limits are as before when it is over."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield before[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def servers(*addresses: str) -> tuple[Endpoint, ...]:
+    """Resolvers on the usual port."""
+    return tuple(Endpoint(IPAddress(each), 53) for each in addresses)
+
+
+# Our own addresses
+
+
+def test_attack_2_17_every_address_of_this_host_is_known(proc_net: Path) -> None:
+    assert {str(each) for each in own_addresses(proc_net)} == {
+        *("127.0.0.1", "192.0.2.17", "198.51.100.7"),
+        *("::1", "fe80::211:22ff:fe33:4455", "2001:db8::17"),
+    }
+
+
+@pytest.mark.parametrize("other", ["0.0.0.0", "127.0.0.0", "127.255.255.255", "192.0.2.0", "192.0.2.255"])
+def test_networks_and_broadcast_addresses_are_none_of_ours(proc_net: Path, other: str) -> None:
+    assert IPAddress(other) not in own_addresses(proc_net)
+
+
+def test_a_leaf_that_is_no_address_is_none_of_ours(proc_net: Path) -> None:
+    (proc_net / "fib_trie").write_text("|-- 127.0.1\n   /32 host LOCAL\n|-- 192.0.2.1\n   /32 host LOCAL\n")
+    assert {str(each) for each in own_addresses(proc_net) if each.version == 4} == {"192.0.2.1"}
+
+
+def test_a_mark_without_a_leaf_is_nobodys(proc_net: Path) -> None:
+    (proc_net / "fib_trie").write_text("Main:\n   /32 host LOCAL\n")
+    assert {each.version for each in own_addresses(proc_net)} == {6}
+
+
+def test_a_host_without_ipv6_has_its_ipv4_addresses(proc_net: Path) -> None:
+    (proc_net / "if_inet6").unlink()
+    assert {str(each) for each in own_addresses(proc_net)} == {"127.0.0.1", "192.0.2.17", "198.51.100.7"}
+
+
+def test_where_the_system_does_not_say_no_address_is_known(tmp_path: Path) -> None:
+    assert own_addresses(tmp_path / "nowhere") == frozenset()
+
+
+def test_an_interface_may_be_called_anything_the_kernel_allows(proc_net: Path) -> None:
+    """`ip link add é type dummy` is possible, and its name stands in if_inet6."""
+    (proc_net / "if_inet6").write_bytes(IF_INET6.replace("eth0", "\u00e9").encode())
+    assert IPAddress("2001:db8::17") in own_addresses(proc_net)
+
+
+@pytest.mark.skipif(not Path("/proc/net/fib_trie").exists(), reason="Linux tells its addresses in /proc")
+def test_this_very_host_is_at_loopback() -> None:
+    assert own_addresses() & LOOPBACK
+
+
+# The resolvers
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("nameserver 192.0.2.53\n", ["192.0.2.53"]),
+        ("nameserver 192.0.2.53\nnameserver 2001:db8::53\n", ["192.0.2.53", "2001:db8::53"]),
+        ("nameserver 2001:db8::53\nnameserver 192.0.2.53\n", ["2001:db8::53", "192.0.2.53"]),
+        ("# nameserver 192.0.2.1\n; nameserver 192.0.2.2\n\nnameserver 192.0.2.53 # ours\n", ["192.0.2.53"]),
+        ("search example.com\noptions ndots:5 timeout:x\nnameserver\t192.0.2.53", ["192.0.2.53"]),
+        ("nameserver\nnameserver 192.0.2.53\n", ["192.0.2.53"]),
+        ("nameserver 127.0.0.53\n", ["127.0.0.53"]),
+    ],
+)
+def test_resolvers_are_asked_in_the_order_in_which_they_are_named(
+    resolv_conf: Callable[[str | bytes], tuple[Endpoint, ...]], text: str, named: list[str]
+) -> None:
+    assert resolv_conf(text) == servers(*named)
+
+
+def test_a_resolver_with_a_zone_id_cannot_be_asked_and_takes_no_other_with_it(
+    resolv_conf: Callable[[str | bytes], tuple[Endpoint, ...]],
+) -> None:
+    assert resolv_conf("nameserver fe80::1%eth0\nnameserver 192.0.2.53\n") == servers("192.0.2.53")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# nameserver 192.0.2.53\n",
+        "search example.com\n",
+        "nameserver fe80::1%eth0\n",
+        "nameserver dns.example\n",
+        "nameserver 127.1\n",
+        b"nameserver \xff\xfe\n",
+    ],
+)
+def test_r12_a_file_that_names_no_resolver_gives_none(
+    resolv_conf: Callable[[str | bytes], tuple[Endpoint, ...]], text: str | bytes
+) -> None:
+    assert resolv_conf(text) == ()
+
+
+def test_r12_a_missing_file_gives_no_resolver(tmp_path: Path) -> None:
+    assert system_servers(tmp_path / "nowhere") == ()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "search a..b",
+        "search " + "a" * 64,
+        "domain a..b",
+        "nameserver https://dns.example/",
+        "nameserver dns.example",
+    ],
+)
+def test_a_line_that_is_none_of_our_business_spoils_no_resolver(
+    resolv_conf: Callable[[str | bytes], tuple[Endpoint, ...]], odd: str
+) -> None:
+    assert resolv_conf(f"{odd}\nnameserver 192.0.2.53\n") == servers("192.0.2.53")
+
+
+@pytest.mark.parametrize("name", ["a" * 64, "a..b", ""])
+def test_the_name_of_this_host_spoils_no_resolver(
+    resolv_conf: Callable[[str | bytes], tuple[Endpoint, ...]], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Linux takes any 64 octets as one."""
+    monkeypatch.setattr(socket, "gethostname", lambda: name)
+    assert resolv_conf("nameserver 192.0.2.53\n") == servers("192.0.2.53")
+
+
+# Sockets and files
+
+
+def test_attack_8_the_kernel_looks_for_a_peer_that_vanished() -> None:
+    with socket.socket() as sock:
+        keep_alive(sock)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        assert [sock.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [60, 15, 4]
+
+
+def test_a_peer_that_vanished_is_found_after_two_minutes() -> None:
+    assert host.KEEPALIVE_IDLE + host.KEEPALIVE_COUNT * host.KEEPALIVE_INTERVAL == 120
+
+
+async def test_a_socket_of_trio_is_kept_alive_too() -> None:
+    with trio.socket.socket() as sock:
+        keep_alive(sock)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+
+def test_a_system_without_an_option_goes_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    keepidle = socket.TCP_KEEPIDLE
+    monkeypatch.delattr(socket, "TCP_KEEPIDLE")
+    with socket.socket() as sock:
+        before = sock.getsockopt(socket.IPPROTO_TCP, keepidle)
+        keep_alive(sock)
+        assert sock.getsockopt(socket.IPPROTO_TCP, keepidle) == before != host.KEEPALIVE_IDLE
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == host.KEEPALIVE_COUNT
+
+
+def test_attack_8_the_limit_of_files_is_raised_to_what_the_system_grants(file_limit: int) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, file_limit), file_limit))
+    assert raise_file_limit() == file_limit
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (file_limit, file_limit)
+
+
+def test_a_limit_that_is_as_high_as_it_goes_is_left_alone(file_limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (file_limit, file_limit))
+    with monkeypatch.context() as patched:
+        patched.delattr(resource, "setrlimit")
+        assert raise_file_limit() == file_limit

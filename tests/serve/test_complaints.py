@@ -1,0 +1,74 @@
+"""Lines for the operator: told once and not in floods, and no reason to stop when nobody reads them (ATTACKS 8)."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxyd.serve.complaints import QUIET_SECONDS, Complaints
+
+
+class Stderr:
+    """What the operator sees, and a clock."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.time = 100.0
+
+    def clock(self) -> float:
+        return self.time
+
+
+def complaints() -> tuple[Stderr, Complaints]:
+    """Complaints, and where they end up."""
+    stderr = Stderr()
+    return stderr, Complaints(stderr.lines.append, stderr.clock)
+
+
+def test_a_complaint_is_one_line_that_says_who_complains() -> None:
+    stderr, complain = complaints()
+    complain("no audit")
+    assert stderr.lines == ["proxyd: no audit\n"]
+
+
+def test_the_same_complaint_is_made_again_after_exactly_10_seconds() -> None:
+    stderr, complain = complaints()
+    for after, told in ((0.0, 1), (0.0, 1), (9.999, 1), (10.0, 2), (10.0, 2), (19.999, 2), (20.0, 3)):
+        stderr.time = 100.0 + after
+        complain("no audit")
+        assert len(stderr.lines) == told
+    assert QUIET_SECONDS == 10.0
+
+
+def test_another_complaint_is_made_at_once() -> None:
+    stderr, complain = complaints()
+    complain("one")
+    complain("two")
+    assert stderr.lines == ["proxyd: one\n", "proxyd: two\n"]
+
+
+def test_two_complaints_that_alternate_are_no_flood_either() -> None:
+    """ATTACKS 8 (ENOSPC): a sink that fails gives two of them for each request, decision and closing in turn."""
+    stderr, complain = complaints()
+    for _ in range(100):
+        complain("audit log: a decision record could not be written: No space left on device")
+        complain("audit log: a close record could not be written: No space left on device")
+    assert len(stderr.lines) == 2
+
+
+def test_complaints_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    Complaints()("no audit")
+    assert capsys.readouterr() == ("", "proxyd: no audit\n")
+
+
+def test_a_stderr_that_is_gone_is_no_reason_to_stop() -> None:
+    def gone(_: str) -> None:
+        raise BrokenPipeError
+
+    complain = Complaints(gone)
+    complain("no audit")
+    with pytest.raises(ValueError, match="a bug"):
+        Complaints(_bug)("no audit")
+
+
+def _bug(_: str) -> None:
+    raise ValueError("a bug")

@@ -1,0 +1,114 @@
+"""The policy as it stands now: a new snapshot at midnight UTC and after a change of address, else the old one."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+from netaddr import IPAddress
+
+from proxyd.policy.model import Own
+from proxyd.serve.current import REFRESH_SECONDS, CurrentPolicy
+from tests.serve.scene import PERMIT_LOCAL, policy
+
+PORTS = frozenset({3128})
+NOON = dt.datetime(2026, 8, 1, 12, 0, tzinfo=dt.UTC)
+SECOND = dt.timedelta(seconds=1)
+
+
+class Host:
+    """A clock and a machine; `looks` counts how often its addresses were asked for."""
+
+    def __init__(self, now: dt.datetime = NOON) -> None:
+        self.time = now
+        self.addresses = frozenset({IPAddress("192.0.2.1")})
+        self.looks = 0
+
+    def now(self) -> dt.datetime:
+        return self.time
+
+    def own_addresses(self) -> frozenset[IPAddress]:
+        self.looks += 1
+        return self.addresses
+
+
+def current(host: Host, expires: str = "2026-08-01") -> CurrentPolicy:
+    """A policy with a permit that ends on that day."""
+    return CurrentPolicy(policy(f"{PERMIT_LOCAL}expires = {expires}"), PORTS, host.now, host.own_addresses)
+
+
+def test_the_snapshot_is_that_of_this_day_and_this_host() -> None:
+    """ATTACKS 2.17: our listeners, on every address we have."""
+    host = Host()
+    snapshot = current(host)()
+    assert snapshot.own == Own(PORTS, host.addresses)
+    assert len(snapshot.policy.permit) == 1
+
+
+def test_the_snapshot_stays_the_same_object_as_long_as_nothing_changed() -> None:
+    """What is compiled for it lasts: also over a look at the host that finds nothing new."""
+    host = Host()
+    policy_now = current(host)
+    first = policy_now()
+    for seconds in (0, 1, 9, 10, 11, 20, 3600):
+        host.time = NOON + seconds * SECOND
+        assert policy_now() is first
+
+
+@pytest.mark.parametrize(("seconds", "looks"), [(REFRESH_SECONDS - 0.001, 1), (REFRESH_SECONDS, 2)])
+def test_the_host_is_looked_at_every_10_seconds_at_most(seconds: float, looks: int) -> None:
+    host = Host()
+    policy_now = current(host)
+    host.time = NOON + seconds * SECOND
+    policy_now()
+    policy_now()
+    assert (host.looks, REFRESH_SECONDS) == (looks, 10.0)
+
+
+def test_a_look_counts_from_the_last_one() -> None:
+    host = Host()
+    policy_now = current(host)
+    for seconds, looks in ((15, 2), (24, 2), (25, 3)):
+        host.time = NOON + seconds * SECOND
+        policy_now()
+        assert host.looks == looks
+
+
+def test_an_address_that_the_host_was_given_is_ours_from_the_next_look_on() -> None:
+    """ATTACKS 2.17: and one that it lost is not."""
+    host = Host()
+    policy_now = current(host)
+    first = policy_now()
+    host.addresses = frozenset({IPAddress("198.51.100.9")})
+    host.time = NOON + 9 * SECOND
+    assert policy_now() is first
+    host.time = NOON + 10 * SECOND
+    second = policy_now()
+    assert second.own == Own(PORTS, host.addresses)
+    assert second.own.holds(IPAddress("198.51.100.9"), 3128)
+    assert not second.own.holds(IPAddress("192.0.2.1"), 3128)
+    assert policy_now() is second
+
+
+def test_a_permit_ends_at_midnight_utc_after_its_last_day() -> None:
+    """DESIGN, "Time and change": to the second, without waiting for the next look."""
+    host = Host(dt.datetime(2026, 8, 1, 23, 59, 59, tzinfo=dt.UTC))
+    policy_now = current(host)
+    assert len(policy_now().policy.permit) == 1
+    host.time += SECOND
+    tomorrow = policy_now()
+    assert tomorrow.policy.permit == ()
+    assert host.looks == 2
+    assert policy_now() is tomorrow
+
+
+def test_a_clock_that_is_set_back_does_not_stop_the_looks() -> None:
+    """Else the host would not be looked at until the clock caught up; and its day counts as it stands."""
+    host = Host(dt.datetime(2026, 8, 2, 0, 0, 5, tzinfo=dt.UTC))
+    policy_now = current(host)
+    assert policy_now().policy.permit == ()
+    host.time -= 10 * SECOND
+    assert len(policy_now().policy.permit) == 1
+    host.time -= 20 * SECOND
+    host.addresses = frozenset()
+    assert policy_now().own == Own(PORTS, frozenset())
