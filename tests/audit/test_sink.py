@@ -9,10 +9,12 @@ import errno
 import fcntl
 import json
 import os
+import pathlib
 import pty
 import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
+from unittest.mock import Mock
 
 import pytest
 
@@ -325,6 +327,24 @@ def test_a_line_that_was_torn_before_we_started_is_ended_too(log: Path) -> None:
     sink.write(SECOND)
     sink.close()
     assert json.loads(log.read_bytes().splitlines()[-1])["id"] == SECOND.id
+
+
+def test_a_line_that_another_worker_tore_is_ended_on_reopening(log: Path, sink: FileSink) -> None:
+    log.write_bytes(TWO + ONE[:10])
+    sink.reopen()
+    sink.write(SECOND)
+    assert log.read_bytes() == TWO + ONE[:10] + b"\n" + TWO
+
+
+def test_a_file_that_we_may_write_and_not_read_is_taken_to_end_well(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log.write_bytes(ONE)
+    refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    with monkeypatch.context() as patched:
+        patched.setattr(pathlib.Path, "open", Mock(side_effect=refused))
+        sink = FileSink(str(log))
+    sink.write(SECOND)
+    sink.close()
+    assert log.read_bytes() == ONE + TWO
 
 
 # Files

@@ -392,6 +392,18 @@ async def test_attack_8_a_server_that_resets_the_connection_fails_a_lookup_and_n
     assert await outcome(nursery, World(families={"A": error, "AAAA": error})) is Reason.DNS_ERROR
 
 
+async def test_attack_8_whatever_an_answer_brings_about_the_resolver_goes_on(nursery: trio.Nursery) -> None:
+    """The lookup runs in the daemon's nursery: an exception that left it would end the daemon."""
+    world = World(families={"A": ZeroDivisionError})
+    subject = resolver(nursery, world)
+    with pytest.raises(DnsError) as caught:
+        await subject.resolve(NAME)
+    assert caught.value.reason is Reason.DNS_ERROR
+    world.families.clear()
+    world.records = [("other.example", 60, "A", FOUR)]
+    assert await subject.resolve("other.example") == found(FOUR)
+
+
 def test_r7_an_error_does_not_have_the_name() -> None:
     error = DnsError("why")
     assert (str(error), error.reason) == ("why", Reason.DNS_ERROR)

@@ -275,6 +275,14 @@ async def test_attack_8_a_head_may_be_just_so_long(cut: int | None) -> None:
         assert isinstance(said, tuple) is expected
 
 
+@pytest.mark.parametrize("size", range(MAX_HEAD - 1, MAX_HEAD + 7))
+async def test_attack_8_whether_a_head_is_too_long_does_not_depend_on_where_it_is_cut(size: int) -> None:
+    head = long_head(size)
+    whole = await head_of(head)
+    for cut in range(MAX_HEAD - 5, size):
+        assert await head_of(head[:cut], head[cut:], EOF) == whole, cut - size
+
+
 async def test_attack_8_a_head_without_end_is_refused_before_it_fills_the_memory(autojump_clock: MockClock) -> None:
     wire = client_sends(*[b"x" * 1024] * 10_000)
     with pytest.raises(Malformed) as caught:

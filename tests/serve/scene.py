@@ -125,6 +125,12 @@ class Peer:
             self._received += data
         return self.take(len(self._received))
 
+    async def closed(self) -> None:
+        """Hold that the other side ends the connection now, and says nothing before."""
+        began = trio.current_time()
+        assert await self.rest() == b""
+        assert trio.current_time() == began, "it was let go of, but late"
+
     async def silent(self, seconds: float = 1.0) -> None:
         """Hold that nothing comes for a while, not even an end."""
         assert not self._received, bytes(self._received)
@@ -187,6 +193,7 @@ class World:
     """What a session is given from outside, and what it did with it.
 
     answers: what DNS says of a name; an exception is raised. dial_error, sink_error, record_bug: raised instead.
+    buggy: whether a bug is what the test is about; anywhere else, none may be complained about.
     events: everything that was done, in order. attempted: every record that was to be written; records: those
     that were. dialled: each Allow that was dialled.
     """
@@ -198,6 +205,7 @@ class World:
     dial_error: Exception | None = None
     sink_error: SinkError | None = None
     record_bug: Exception | None = None
+    buggy: bool = False
     own: Own = field(default_factory=Own)
     events: list[str] = field(default_factory=list)
     attempted: list[Record] = field(default_factory=list)
@@ -329,6 +337,7 @@ async def connected(world: World, address: str | None = "127.0.0.1") -> AsyncIte
         with trio.fail_after(PATIENCE):
             await connection.over.wait()
     world.trail()
+    assert world.buggy or not any(line.startswith("bug: ") for line in world.complaints), world.complaints
 
 
 def get(url: str = "http://example.com/", *fields: str, method: str = "GET", version: str = "1.1") -> bytes:

@@ -55,6 +55,16 @@ def test_two_complaints_that_alternate_are_no_flood_either() -> None:
     assert len(stderr.lines) == 2
 
 
+def test_what_may_be_said_again_is_forgotten() -> None:
+    """Lines that differ, for as long as a daemon lives, are no leak."""
+    stderr, complain = complaints()
+    for number in range(100):
+        stderr.time += QUIET_SECONDS
+        complain(f"complaint {number}")
+    assert len(stderr.lines) == 100
+    assert len(complain._quiet_until) == 1  # noqa: SLF001 - what is not forgotten here stays for ever
+
+
 def test_complaints_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     Complaints()("no audit")
     assert capsys.readouterr() == ("", "proxyd: no audit\n")

@@ -184,7 +184,7 @@ async def test_a_connection_ends_after_the_request_that_ends_it() -> None:
     async with connected(world) as client:
         await exchange(world, client, get("http://example.com/", "Connection: close"))
         assert (await client.answer()).status == 200
-        assert await client.rest() == b""
+        await client.closed()
 
 
 # Bugs
@@ -204,13 +204,13 @@ def _fail(world: World, where: str) -> None:
 @in_virtual_time
 async def test_an_unexpected_exception_ends_its_connection_only_and_is_told_without_its_message(where: str) -> None:
     """R7: the message may quote the request."""
-    world = World()
+    world = World(buggy=True)
     async with trio.open_nursery() as nursery:
         bystander = await Connection.serve(world, nursery, "127.0.0.1")
         _fail(world, where)
         async with connected(world) as client:
             await client.send(get(f"http://example.com/{SECRET}"))
-            assert await client.rest() == b""
+            await client.closed()
         world.dial_error = world.record_bug = None
         world.answers.clear()
         await exchange(world, bystander)
@@ -225,7 +225,7 @@ async def test_an_unexpected_exception_ends_its_connection_only_and_is_told_with
 @in_virtual_time
 async def test_a_bug_before_the_decision_leaves_a_decision_all_the_same() -> None:
     """R7, R12: an error is no denial, and nothing was allowed."""
-    world = World()
+    world = World(buggy=True)
     world.answers["example.com"] = ValueError("a bug")
     async with connected(world) as client:
         await client.send(get())
@@ -238,7 +238,7 @@ async def test_a_bug_before_the_decision_leaves_a_decision_all_the_same() -> Non
 @in_virtual_time
 async def test_a_bug_inside_a_nursery_is_told_as_the_bug_and_not_as_its_group() -> None:
     """An exception group would tell the operator nothing."""
-    world = World()
+    world = World(buggy=True)
 
     def streams() -> tuple[HalfCloseableStream, HalfCloseableStream]:
         ours, theirs = memory_stream_pair()
@@ -277,7 +277,7 @@ async def test_a_connection_that_is_turned_away_has_an_answer_and_both_records()
     answer = await client.answer()
     assert (answer.status, answer.reason, answer.fields["connection"]) == (503, "connection_limit", "close")
     assert answer.fields["retry-after"] == "1"
-    assert await client.rest() == b""
+    await client.closed()
     decision, close = world.only()
     assert (decision.verdict, decision.reason, decision.status) == ("error", "connection_limit", 503)
     assert (decision.client, decision.client_address) == ("agent", "127.0.0.7")
@@ -357,9 +357,38 @@ async def test_a_session_that_is_cancelled_leaves_a_closing_record_and_no_connec
         await client.send(b"early")
         nursery.cancel_scope.cancel()
     assert await origin.rest() == b"early"
-    assert await client.rest() == b""
+    await client.closed()
     _, close = world.only()
     assert (close.outcome, close.bytes_up, close.verdict) == ("aborted", 5, "allow")
+
+
+@in_virtual_time
+async def test_a_bug_that_comes_up_while_a_session_is_cancelled_ends_nothing_else() -> None:
+    """`serve_connection` raises nothing: the daemon ends in order, also with such a session among those it cuts off."""
+    world = World(buggy=True)
+    raised: list[bool] = []
+
+    def streams() -> tuple[HalfCloseableStream, HalfCloseableStream]:
+        ours, theirs = memory_stream_pair()
+
+        async def bug() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                raised.append(True)
+                raise LookupError(SECRET)
+
+        ours.receive_stream.receive_some_hook = bug
+        return ours, theirs
+
+    world.origin_streams = streams
+    async with trio.open_nursery() as nursery:
+        client = await Connection.serve(world, nursery, "127.0.0.1")
+        await client.send(get())
+        nursery.cancel_scope.cancel()
+    assert raised == [True]
+    assert world.only()[1].outcome == "aborted"
+    assert not any(SECRET in line for line in world.complaints)
 
 
 @in_virtual_time
@@ -371,7 +400,7 @@ async def test_draining_ends_a_connection_after_its_request_and_serves_no_furthe
         world.seams.drain.begin()
         await origin.send(OK)
         assert (await client.answer()).status == 200
-        assert await client.rest() == b""
+        await client.closed()
         assert trio.current_time() == 0.0
     assert len(world.trail()) == 1
 
