@@ -7,12 +7,12 @@ no fsync). Nothing here decides what happens when the sink fails; the session do
 from __future__ import annotations
 
 import os
-import select
 import stat
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from proxyd.audit.outlet import Outlet
 from proxyd.audit.render import console_line, json_line
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 CHECK_SECONDS: Final = 1.0
 """How long a file that was renamed or removed may stay unnoticed."""
 
-_OPEN_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
+_OPEN_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _MODE: Final = 0o640  # the records say who went where: not for everybody
 
 
@@ -35,9 +35,8 @@ class Sink:
     """Writes records, one line each, to a file descriptor that is already open: stdout, a pipe, a terminal."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self._outlet = Outlet(fd)
         self._torn = False
-        self._may_block = not _is_file(fd)
         self._render: Callable[[Record], bytes] = console_line if os.isatty(fd) else json_line
 
     def write(self, record: Record) -> None:
@@ -53,12 +52,11 @@ class Sink:
 
     def close(self) -> None:
         """The descriptor was given to us and stays open."""
+        self._outlet.close()
 
     def _write(self, line: bytes) -> None:
         """One write(2). A disk that filled up in the middle leaves a torn line, which the next one must not join."""
-        if self._may_block and not _takes_a_line(self._fd):
-            raise BlockingIOError(0, "nobody reads the pipe")
-        written = os.write(self._fd, line)
+        written = self._outlet.write(line)
         self._torn = written < len(line)
         if self._torn:
             raise OSError(0, "no room for the whole line")
@@ -68,7 +66,7 @@ class FileSink(Sink):
     """Appends records to a file, and finds it again when logrotate has moved it (also on `reopen`)."""
 
     def __init__(self, path: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """Open or make the file. Raises OSError."""
+        """Open or make the file. Raises OSError, also for a FIFO that nobody reads."""
         self._path = path
         self._clock = clock
         super().__init__(os.open(path, _OPEN_FLAGS, _MODE))
@@ -89,17 +87,17 @@ class FileSink(Sink):
             fd = os.open(self._path, _OPEN_FLAGS, _MODE)
         except OSError as error:
             raise SinkError(error.strerror) from None
-        os.close(self._fd)
-        self._fd = fd
+        self.close()
+        self._outlet = Outlet(fd)
         self._torn = _ends_torn(self._path)
-        self._may_block = not _is_file(fd)
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._fd)
+        super().close()
+        os.close(self._outlet.fd)
 
     def _reopen_if_moved(self) -> None:
-        ours = os.fstat(self._fd)
+        ours = os.fstat(self._outlet.fd)
         try:
             named = Path(self._path).stat()
         except OSError:
@@ -107,14 +105,6 @@ class FileSink(Sink):
             return
         if (named.st_dev, named.st_ino) != (ours.st_dev, ours.st_ino):
             self.reopen()
-
-
-def _is_file(fd: int) -> bool:
-    """Whether it is a file on a disk, where a write does not wait for a reader."""
-    try:
-        return stat.S_ISREG(os.fstat(fd).st_mode)
-    except OSError:
-        return False  # stdout may have been closed before we were started: each write will say so
 
 
 def _ends_torn(path: str) -> bool:
@@ -127,10 +117,3 @@ def _ends_torn(path: str) -> bool:
             return file.read(1) != b"\n"
     except OSError:
         return False  # not ours to read; at worst one line is joined to another
-
-
-def _takes_a_line(fd: int) -> bool:
-    """Whether a write would not block; asked, because O_NONBLOCK on an inherited stdout would change it for others."""
-    poll = select.poll()
-    poll.register(fd, select.POLLOUT)
-    return bool(poll.poll(0))  # also for a reader that left: the write will say so

@@ -13,10 +13,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from proxyd import __version__
 from proxyd.cli import check, explain, run
+from proxyd.cli.files import EX_CONFIG
+from proxyd.policy.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,9 +36,13 @@ exit status: 0 success, 1 a denial (explain), 2 bad usage, 69 cannot listen, 78 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     parser = _parser()
+    if sys.stdout is None or sys.stderr is None:
+        return _without_streams()
     chosen = parser.parse_args(arguments)
-    if chosen.command is None and chosen.policy is None:
+    if chosen.command is None and chosen.run_policy is None:
         parser.error("say which policy to run: proxyd --policy policies/default.toml")
+    if chosen.command is not None and chosen.run_policy is not None:
+        parser.error(f"--policy before a command runs the proxy; put what {chosen.command} takes behind it")
     try:
         status = int(chosen.run(chosen))
         sys.stdout.flush()
@@ -55,8 +61,20 @@ def _forget_stdout() -> None:
     os.close(nowhere)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Repeats what was typed without its control characters."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
+def _without_streams() -> int:
+    """With stdout or stderr closed, the next file opened would take its place, and be written to."""
+    return EX_CONFIG
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="proxyd",
         description="A filtering HTTP/1.1 forward proxy: the egress boundary of an AI agent.",
         epilog=_EPILOG,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,7 +19,7 @@ EX_USAGE: Final = 2  # as argparse says it
 EX_UNAVAILABLE: Final = 69  # sysexits.h: a service cannot be offered
 EX_CONFIG: Final = 78  # sysexits.h: something in the configuration
 
-MAX_FILE: Final = 4 * 1024 * 1024  # octets of one policy file; nobody reviews more
+MAX_FILE: Final = 1024 * 1024  # octets of one policy file; nobody reviews more
 
 
 def today() -> dt.date:
@@ -29,11 +30,18 @@ def today() -> dt.date:
 def read_policy_file(name: str, beside: str | None) -> tuple[str, bytes]:
     """What `proxyd.policy.load.load` reads through. Raises OSError."""
     path = os.path.realpath(Path(beside).parent / name if beside else name)
-    with Path(path).open("rb") as file:
+    with open(path, "rb", opener=_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(0, "it is no regular file")
         data = file.read(MAX_FILE + 1)
     if len(data) > MAX_FILE:
         raise OSError(0, f"larger than {MAX_FILE} bytes")
     return path, data
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """A FIFO that nobody writes to is an error, and no reason to wait."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def load_or_complain(name: str) -> Policy | None:

@@ -13,7 +13,7 @@ import trio
 from proxyd import __version__
 from proxyd.audit.sink import FileSink, Sink
 from proxyd.cli.files import EX_CONFIG, EX_UNAVAILABLE, complain, load_or_complain
-from proxyd.net.host import raise_file_limit, system_servers
+from proxyd.net.host import own_addresses, raise_file_limit, system_servers
 from proxyd.serve.daemon import serve
 from proxyd.serve.listener import bind, bound_to
 
@@ -26,18 +26,23 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `proxyd` takes when no command is named."""
-    parser.add_argument("--policy", metavar="FILE", help="the policy to run")
+    parser.add_argument("--policy", metavar="FILE", dest="run_policy", help="the policy to run")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the proxy until it is told to end; the exit status."""
-    policy = load_or_complain(arguments.policy)
+    policy = load_or_complain(arguments.run_policy)
     if policy is None:
         return EX_CONFIG
     servers = policy.dns.servers or system_servers()
     if not servers:
         complain('no resolver: /etc/resolv.conf names none; write servers = ["9.9.9.9"] under [dns] in the policy')
+        return EX_CONFIG
+    try:
+        own_addresses()
+    except OSError as error:
+        complain(f"/proc/net: {error.strerror}: proxyd must know this host's addresses to keep clients from itself")
         return EX_CONFIG
     _leave_no_core()
     files = raise_file_limit()
@@ -48,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         sink = _open_sink(policy, stack)
         if sink is None:
             return EX_CONFIG
-        _say_what_listens(arguments.policy, policy, sockets, files)
+        _say_what_listens(arguments.run_policy, policy, sockets, files)
         trio.run(serve, policy, sockets, servers, sink)
     return 0
 

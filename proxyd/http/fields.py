@@ -34,12 +34,14 @@ _PROTECTED = frozenset({b"host", b"content-length", b"transfer-encoding", b"via"
 # What a reverse proxy in front of a private destination would be trusted for, in the spelling of `_plain`: forwarding
 # fields, and those in which the common authenticating proxies vouch for a user (MISSION: trusted-proxy auth).
 _IDENTITY = frozenset(
-    {b"forwarded", b"x-real-ip", b"x-client-ip", b"true-client-ip", b"x-openclaw-scopes", b"remote-user"}
-    | {b"x-user", b"x-webauth-user", b"x-authenticated-user", b"x-original-url", b"x-rewrite-url"}
+    {b"forwarded", b"x-real-ip", b"true-client-ip", b"client-ip", b"cf-connecting-ip", b"fastly-client-ip"}
+    | {b"x-user", b"x-username", b"x-userinfo", b"x-email", b"x-originating-ip", b"x-cluster-client-ip", b"x-host"}
+    | {b"sm-user", b"x-token-subject", b"x-rewrite-url", b"x-arr-clientcert", b"x-azure-clientip"}
 )
 _IDENTITY_PREFIXES = (
-    *(b"x-forwarded-", b"x-remote-", b"x-auth-request-", b"x-authentik-", b"x-pomerium-"),
-    *(b"remote-", b"tailscale-user-", b"cf-access-", b"x-goog-authenticated-user-", b"x-ms-client-principal"),
+    *(b"x-forwarded", b"x-original-", b"x-client-", b"x-remote-", b"remote-", b"x-envoy-", b"x-ssl-", b"ssl-client"),
+    *(b"x-openclaw-", b"x-auth", b"x-webauth-", b"x-vouch-", b"x-pomerium-", b"x-consumer-", b"x-amzn-oidc-"),
+    *(b"tailscale-", b"cf-access-", b"x-goog-authenticated-user-", b"x-ms-client-principal", b"oidc-", b"impersonate-"),
 )
 # What would change the meaning of a message after it was judged (RFC 9110 §6.5.1).
 _NO_TRAILERS = frozenset(
@@ -49,6 +51,7 @@ _NO_TRAILERS = frozenset(
     | {b"cookie", b"expect", b"host", b"max-forwards", b"set-cookie", b"trailer", b"transfer-encoding", b"via"}
 )
 _UPGRADE: Final[Fields] = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+_PUNCTUATION = re.compile(rb"[^a-z0-9]")
 # A list whose quoted strings all end, and its members (RFC 8941 §3.1). Possessive, so that no value costs more than it
 # is long.
 _STRUCTURED_LIST = re.compile(rb'(?:[^"]|"(?:[^"\\]|\\.)*+")*+')
@@ -127,8 +130,8 @@ def _without_identity(fields: Fields) -> Fields:
 
 
 def _plain(name: bytes) -> bytes:
-    """A name as a gateway to CGI or WSGI reads it: there `X_Forwarded_User` and `X-Forwarded-User` are one."""
-    return name.lower().replace(b"_", b"-")
+    """A name as gateways to CGI and the like read it: there `X_Forwarded.User` and `X-Forwarded-User` are one."""
+    return _PUNCTUATION.sub(b"-", name.lower())
 
 
 def _count_hops(method: bytes, fields: Fields) -> Fields:

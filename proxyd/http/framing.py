@@ -12,6 +12,7 @@ import re
 from proxyd.policy.verdict import Reason
 
 MAX_HEAD = 32 * 1024  # octets of a request or response head; Node accepts 16 KiB, and long cookies exist
+MAX_FIELDS = 256  # in a head: each costs time to parse, and nobody sends so many
 MAX_TRAILERS = 8 * 1024  # octets of a trailer section
 MAX_CHUNK_LINE = 1024  # octets of a chunk's size and extensions
 MAX_CHUNK_EXTENSIONS = 16 * 1024  # octets of extensions in one message: they carry nothing, and we drop them
@@ -36,6 +37,8 @@ def check_head(head: bytes) -> None:
     """Refuse a head, final empty line included, whose lines or lengths are ambiguous. Raises Malformed."""
     if _AMBIGUOUS.search(head):
         raise Malformed("a line of the head ends, continues or contains what it must not")
+    if head.count(b"\r\n") > MAX_FIELDS + 2:  # the start line and the empty one
+        raise Malformed("the head has too many fields", Reason.HEAD_TOO_LARGE)
     lengths = [value.strip(b" \t") for value in _LENGTH.findall(head)]
     codings = [value.strip(b" \t").lower() for value in _CODING.findall(head)]
     if len(lengths) > 1 or not all(_DIGITS.fullmatch(length) for length in lengths):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import resource
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -45,7 +46,12 @@ def keep_alive(sock: _SetsOptions) -> None:
 
 
 def own_addresses(proc_net: Path = _PROC_NET) -> frozenset[IPAddress]:
-    """Every address of this host, as Linux tells it; elsewhere none but loopback is known to be ours."""
+    """Every address of this host, as Linux tells it. Raises OSError: not to know is not to have none (R12).
+
+    Elsewhere than on Linux there is nothing to read, and only loopback is known to be ours.
+    """
+    if sys.platform != "linux":
+        return frozenset()
     return frozenset((*_own_ipv4(proc_net / "fib_trie"), *_own_ipv6(proc_net / "if_inet6")))
 
 
@@ -54,7 +60,11 @@ def system_servers(resolv_conf: Path = _RESOLV_CONF) -> tuple[Endpoint, ...]:
 
     An address with a zone names one of our links and is passed over; search lists are not for us.
     """
-    named = (words[1] for line in _lines(resolv_conf) if (words := line.split())[:1] == ["nameserver"] and words[1:])
+    try:
+        lines = resolv_conf.read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        return ()
+    named = (words[1] for line in lines if (words := line.split())[:1] == ["nameserver"] and words[1:])
     return tuple(Endpoint(address, _DNS_PORT) for each in named if (address := _address(each)) is not None)
 
 
@@ -69,7 +79,7 @@ def raise_file_limit() -> int:
 def _own_ipv4(fib_trie: Path) -> Iterator[IPAddress]:
     """The leaves of the routing trie that are marked `/32 host LOCAL`."""
     leaf = None
-    for line in _lines(fib_trie):
+    for line in fib_trie.read_text("ascii").splitlines():
         words = line.split()
         if words[:1] == ["|--"]:
             leaf = _address(words[1])
@@ -78,15 +88,10 @@ def _own_ipv4(fib_trie: Path) -> Iterator[IPAddress]:
 
 
 def _own_ipv6(if_inet6: Path) -> Iterator[IPAddress]:
-    for line in _lines(if_inet6):
+    if not if_inet6.exists() and if_inet6.parent.exists():
+        return  # a kernel without IPv6 has no such file
+    for line in if_inet6.read_text("utf-8", errors="replace").splitlines():
         yield IPAddress(int(line.split()[0], 16), 6)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text("utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
 
 
 def _address(text: str) -> IPAddress | None:

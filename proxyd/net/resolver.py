@@ -117,7 +117,10 @@ class Resolver:
 
     def _remembered(self, name: str) -> Resolution | DnsError | None:
         expires, outcome = self._cache.get(name, (0.0, None))
-        return outcome if trio.current_time() < expires else None
+        if outcome is None or trio.current_time() >= expires:
+            return None
+        self._cache.move_to_end(name)
+        return outcome
 
     def _start(self, name: str) -> _Lookup:
         lookup = self._under_way[name] = _Lookup()

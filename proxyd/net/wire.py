@@ -6,6 +6,8 @@ Nothing here knows what a message means to a proxy.
 
 from __future__ import annotations
 
+import socket
+import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -80,10 +82,9 @@ class Wire:
         return self._h11.send(event)
 
     async def wait_for_eof(self) -> None:
-        """Return when the peer ends the connection; what else it sends meanwhile waits, within bounds."""
-        while await self._read():
-            if len(self._received) > MAX_HEAD:
-                await trio.sleep_forever()
+        """Return when the peer ends the connection, or sends more than will be kept for it meanwhile."""
+        while len(self._received) <= MAX_HEAD and await self._read():
+            pass
 
     def next_exchange(self) -> None:
         """Make ready for the next message; what came behind the last one is its beginning."""
@@ -106,6 +107,11 @@ class Wire:
             await self.stream.send_eof()
             while octets > 0 and (data := await self.stream.receive_some(READ_SIZE)):
                 octets -= len(data)
+
+    def break_off(self) -> None:
+        """Let the close that follows be a reset: an HTTP/1.0 client takes a plain end for the end of the body."""
+        if isinstance(self.stream, trio.SocketStream):
+            self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     @property
     def receiving(self) -> bool:
@@ -146,17 +152,18 @@ class Wire:
                 if self._received.startswith(_EMPTY_LINE):
                     del self._received[: len(_EMPTY_LINE)]
                     seen = 0
-            end = self._received.find(_END_OF_HEAD, max(0, seen - 3))
-            if max(end, 0 if end >= 0 else len(self._received)) > MAX_HEAD:
+            found = self._received.find(_END_OF_HEAD, max(0, seen - 3))
+            end = found + len(_END_OF_HEAD) if found >= 0 else len(self._received)
+            if end > MAX_HEAD:
                 raise Malformed("the head is too long", Reason.HEAD_TOO_LARGE)
-            if end >= 0:
+            if found >= 0:
                 break
             check_lines(self._received, seen)
             seen = len(self._received)
             if not await self._read():
                 raise Malformed("the connection ended before the head did")
-        raw = bytes(self._received[: end + len(_END_OF_HEAD)])
-        del self._received[: len(raw)]
+        raw = bytes(self._received[:end])
+        del self._received[:end]
         return raw
 
     async def _read(self) -> bool:

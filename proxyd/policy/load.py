@@ -60,7 +60,7 @@ def load(name: str, read: ReadFile, today: date) -> Policy:
     if policy is not None and not problems:
         problems += _failed_tests(policy, today)
     if policy is None or problems:
-        raise PolicyError(sorted(set(problems), key=problems.index))
+        raise PolicyError(list(dict.fromkeys(problems)))
     return policy
 
 
@@ -138,12 +138,31 @@ def _located(rows: R, shown: str) -> R:
 
 def _contradictions(policy: Policy, name: str) -> Iterator[str]:
     """What no single key can see. `name` is the policy's file; a row knows its own."""
-    yield from (f"{name}: {problem}" for problem in (*_repeated_clients(policy), *_exposed(policy), *_idle(policy)))
+    yield from (f"{name}: {problem}" for problem in _whole(policy))
     yield from _repeated_rows(policy)
     yield from _vain_denies(policy)
     yield from _idle_allows(policy)
     yield from _vain_permits(policy)
     yield from _vain_tests(policy)
+
+
+def _whole(policy: Policy) -> Iterator[str]:
+    """Contradictions outside the rows."""
+    yield from _repeated_clients(policy)
+    yield from _exposed(policy)
+    yield from _idle(policy)
+    yield from _doubtful_translators(policy)
+
+
+def _doubtful_translators(policy: Policy) -> Iterator[str]:
+    """A prefix is one translator's, and public or made for translation; else an address would be read in two ways."""
+    prefixes = policy.dns.nat64
+    for index, prefix in enumerate(prefixes):
+        if any(prefix in other or other in prefix for other in prefixes[:index]):
+            yield f"dns.nat64[{index}]: {prefix} overlaps another translator; declare one of them"
+        row = special_address(prefix.network)
+        if row is not None and not row.what.startswith("NAT64"):
+            yield f"dns.nat64[{index}]: {prefix} is no translator's: {row.what}; remove it"
 
 
 def _repeated_rows(policy: Policy) -> Iterator[str]:

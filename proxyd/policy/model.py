@@ -97,8 +97,12 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class DenyRow(Row):
-    """Hosts and networks that are refused. Denies add up; only a permit is an exception."""
+    """Hosts and networks that are refused. Denies add up; only a permit is an exception.
 
+    The name is required: a refusal tells it to the client, who must not learn the path of a policy file.
+    """
+
+    name: str = key(_LABEL, "what the log and the refusal call this rule")
     reason: str = key(_REASON, "say why, for whoever reads the log")
     hosts: tuple[str, ...] = key(ListOf(HOST_PATTERN), "exact hosts, or *.suffix for any depth below", default=())
     networks: tuple[IPNetwork, ...] = key(ListOf(NETWORK), "networks in CIDR form", default=())

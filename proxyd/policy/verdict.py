@@ -166,17 +166,25 @@ def decide(
     if client is None:
         return Deny(Reason.CLIENT_UNKNOWN, "client")
     permits = snapshot.permits(destination)
+    found = _known(destination, permits) or found
+    if found is not None and not all(_opener(permits, address) for address in found.addresses):
+        permits = ()  # a permit is for its networks: a host that resolves elsewhere is a host like any other
     for refusal in _refused_as_asked(destination, snapshot, permits):
         return refusal
     miss = _missed_allowlist(destination, snapshot, permits)
     if miss is not None and snapshot.policy.destinations.mode == "enforce":
         return miss
-    found = _known(destination, permits) or found
     if found is None:
         return NEED_ADDRESSES
     for refusal in _refused_answers(found, destination.port, snapshot, permits):
         return refusal
-    return Allow(destination, found.addresses, _rule(destination, snapshot, permits), bool(permits), miss, _SEAL)
+    rule = _rule(destination, found.addresses[0], snapshot, permits)
+    return Allow(destination, found.addresses, rule, bool(permits), miss, _SEAL)
+
+
+def _opener(permits: tuple[PermitRow, ...], address: IPAddress) -> PermitRow | None:
+    """The first permit one of whose networks holds this very address."""
+    return next((permit for permit in permits if permit.opens(address)), None)
 
 
 def _refused_as_asked(destination: Destination, snapshot: Snapshot, permits: tuple[PermitRow, ...]) -> Iterator[Deny]:
@@ -210,7 +218,7 @@ def _known(destination: Destination, permits: tuple[PermitRow, ...]) -> Resoluti
     if destination.address is not None:
         return Resolution((destination.address,))
     if is_localhost(destination.host):
-        opened = tuple(each for each in LOCALHOST_ADDRESSES if any(permit.opens(each) for permit in permits))
+        opened = tuple(each for each in LOCALHOST_ADDRESSES if _opener(permits, each))
         return Resolution(opened or LOCALHOST_ADDRESSES)
     return None
 
@@ -224,8 +232,7 @@ def _refused_answers(
     for address in found.addresses:
         yield from _locked(address, port, snapshot)
     for address in found.addresses:
-        opened = any(permit.opens(address) for permit in permits)
-        yield from _denied(address, snapshot, opened=opened)
+        yield from _denied(address, snapshot, opened=bool(permits))
 
 
 def _locked(address: IPAddress, port: int, snapshot: Snapshot) -> Iterator[Deny]:
@@ -256,8 +263,6 @@ def _judged(address: IPAddress, snapshot: Snapshot) -> Iterator[IPAddress]:
     yield from embedded_ipv4(behind)
 
 
-def _rule(destination: Destination, snapshot: Snapshot, permits: tuple[PermitRow, ...]) -> str:
-    if permits:
-        return permits[0].label
-    row = snapshot.allowed(destination)
-    return row.label if row else "default"
+def _rule(destination: Destination, address: IPAddress, snapshot: Snapshot, permits: tuple[PermitRow, ...]) -> str:
+    row = _opener(permits, address) or snapshot.allowed(destination)
+    return "default" if row is None else row.label

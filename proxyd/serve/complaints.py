@@ -9,6 +9,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
+from proxyd.audit.outlet import Outlet
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -23,13 +25,13 @@ class Complaints:
         write: Callable[[str], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """write: takes a line; stderr's by default."""
-        self._write = write or sys.stderr.write
+        """write: takes a line, or raises OSError; stderr by default, and never waiting for its reader."""
+        self._write = write or _stderr()
         self._clock = clock
         self._quiet_until: dict[str, float] = {}
 
     def __call__(self, line: str) -> None:
-        """Tell the operator; a stderr that is gone is no reason to stop."""
+        """Tell the operator; a stderr that is gone, or full, is no reason to stop."""
         now = self._clock()
         if now < self._quiet_until.get(line, 0.0):
             return
@@ -39,3 +41,8 @@ class Complaints:
             self._write(f"proxyd: {line}\n")
         except OSError:
             return
+
+
+def _stderr() -> Callable[[str], object]:
+    outlet = Outlet(sys.stderr.fileno())
+    return lambda line: outlet.write(line.encode())

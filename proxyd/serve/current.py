@@ -30,12 +30,17 @@ class CurrentPolicy:
         ports: frozenset[int],
         now: Callable[[], dt.datetime],
         own_addresses: Callable[[], frozenset[IPAddress]],
+        complain: Callable[[str], None],
     ) -> None:
-        """ports: those that proxyd listens on. now: the time of day, in UTC."""
+        """ports: those that proxyd listens on. now: the time of day, in UTC. own_addresses: raises OSError.
+
+        Raises OSError where the host's addresses cannot be known to begin with.
+        """
         self._policy = policy
         self._ports = ports
         self._now = now
         self._own_addresses = own_addresses
+        self._complain = complain
         self._looked = now()
         self._day = self._looked.date()
         self._snapshot = policy.at(self._day, Own(ports, own_addresses()))
@@ -48,7 +53,15 @@ class CurrentPolicy:
         return self._snapshot
 
     def _look(self, now: dt.datetime) -> None:
-        own = Own(self._ports, self._own_addresses())
+        own = self._own()
         if now.date() != self._day or own != self._snapshot.own:
             self._snapshot = self._policy.at(now.date(), own)
         self._looked, self._day = now, now.date()
+
+    def _own(self) -> Own:
+        """Where proxyd can be reached. What cannot be read now is taken to be as it was (R12)."""
+        try:
+            return Own(self._ports, self._own_addresses())
+        except OSError as error:
+            self._complain(f"the addresses of this host cannot be read: {error.strerror}")
+            return self._snapshot.own

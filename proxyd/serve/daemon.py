@@ -39,8 +39,10 @@ async def serve(policy: Policy, sockets: list[socket.socket], servers: tuple[End
     """
     complain = Complaints()
     endpoints = [bound_to(sock) for sock in sockets]
-    current = CurrentPolicy(policy, frozenset(each.port for each in endpoints), utc_now, own_addresses)
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1) as signals:
+    ports = frozenset(each.port for each in endpoints)
+    bound = frozenset(each.address for each in endpoints)
+    current = CurrentPolicy(policy, ports, utc_now, lambda: own_addresses() | bound, complain)
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP) as signals:
         async with trio.open_nursery() as background:
             seams = Seams(
                 snapshot=current,
@@ -88,13 +90,19 @@ class _End:
 
 async def _hear(signals: AsyncIterator[int], sink: Sink, end: _End, complain: Callable[[str], None]) -> None:
     async for number in signals:
-        if number != signal.SIGUSR1:
+        if number == signal.SIGUSR1:
+            _reopen(sink, complain)
+        elif number == signal.SIGHUP:
+            complain("SIGHUP: this version does not reload its policy; restart it to run another one")
+        else:
             end()
-            continue
-        try:
-            sink.reopen()
-        except SinkError as error:
-            complain(f"audit log: could not be reopened: {error}")
+
+
+def _reopen(sink: Sink, complain: Callable[[str], None]) -> None:
+    try:
+        sink.reopen()
+    except SinkError as error:
+        complain(f"audit log: could not be reopened: {error}")
 
 
 def _note(seams: Seams, policy: Policy, event: str, **facts: Any) -> None:  # noqa: ANN401 - fields of a Record

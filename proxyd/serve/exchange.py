@@ -7,6 +7,7 @@ the decision is on record, no 200 before the connection stands. The rules themse
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -41,6 +42,7 @@ R = TypeVar("R")
 
 HEAD_SECONDS: Final = 15.0  # from a request's first byte to the end of its head
 ANSWER_SECONDS: Final = 4.5  # from the end of the head to the answer of a CONNECT; the client gives up at 5 s
+SAY_SECONDS: Final = 10.0  # for a client to take an answer of ours
 LINGER_SECONDS: Final = 1.0  # and at most
 LINGER_OCTETS: Final = 64 * 1024  # of what still comes after an early answer are heard, so that no reset overtakes it
 
@@ -78,11 +80,15 @@ class Exchange:
         outcome = "aborted"
         try:
             outcome = await self._served_or_refused()
+        except Exception:
+            with suppress(trio.BrokenResourceError):
+                await self._refuse(Refused(Reason.INTERNAL_ERROR, close=True))
+            raise
         finally:
             if not self._trail.decided:
                 self._trail.refused(Reason.ABORTED, None, None)
             self._trail.close(outcome, self._flow.up, self._flow.down)
-        return self._wire.reusable
+        return outcome != "client_gone" and self._wire.reusable
 
     async def turn_away(self, reason: Reason) -> None:
         """Refuse without hearing the request."""
@@ -181,7 +187,7 @@ class Exchange:
 
     async def _tunnel(self, dialled: Dialled) -> str:
         self._trail.learn(status=HTTPStatus.OK.value)
-        await self._wire.stream.send_all(_ESTABLISHED)
+        await self._say(self._wire.stream.send_all, _ESTABLISHED)
         return await self._relay(dialled, (self._wire.early_bytes(), b""))
 
     async def _forward(self, request: h11.Request, asked: Asked, dialled: Dialled, allow: Allow) -> str:
@@ -219,8 +225,8 @@ class Exchange:
         fields = [("Content-Length", "0")]
         if not self._wire.between_messages:
             fields.append(("Connection", "close"))
-        await self._wire.send(h11.Response(status_code=HTTPStatus.OK, headers=fields, reason="OK"))
-        await self._wire.send(h11.EndOfMessage())
+        await self._say(self._wire.send, h11.Response(status_code=HTTPStatus.OK, headers=fields, reason="OK"))
+        await self._say(self._wire.send, h11.EndOfMessage())
         await self._part_unless_reusable()
         return "answered_here"
 
@@ -229,16 +235,23 @@ class Exchange:
         speak = self._wire.can_respond
         self._trail.refused(refused.reason, status_of(refused.reason) if speak else None, refused.deny)
         if not speak:
+            self._wire.break_off()
             return "aborted"
         close = refused.close or not self._wire.between_messages
         rule = None if refused.deny is None else refused.deny.rule
         response, body = refusal(refused.reason, rule, self._trail.id, close=close)
-        await self._wire.send(response)
+        await self._say(self._wire.send, response)
         if self._method != b"HEAD":
-            await self._wire.send(h11.Data(data=body))
-        await self._wire.send(h11.EndOfMessage())
+            await self._say(self._wire.send, h11.Data(data=body))
+        await self._say(self._wire.send, h11.EndOfMessage())
         await self._part_unless_reusable()
         return "refused"
+
+    async def _say(self, send: Callable[[T], Awaitable[None]], what: T) -> None:
+        """Send a few octets of our own. Raises trio.BrokenResourceError also for a client that does not read."""
+        with trio.move_on_after(SAY_SECONDS):
+            return await send(what)
+        raise trio.BrokenResourceError("the client does not read")
 
     async def _part_unless_reusable(self) -> None:
         """A client that still sends is heard out for a moment, or the answer could be lost to a reset (ATTACKS 8)."""

@@ -38,7 +38,9 @@ class Doorman:
     async def receive(self, stream: trio.SocketStream) -> None:
         """Serve one client's connection to its end, or turn it away. Raises nothing."""
         address = _peer(stream.socket)
-        if self._inside < self._limit:
+        if address is None:
+            await trio.aclose_forcefully(stream)
+        elif self._inside < self._limit:
             self.served += 1
             self._inside += 1
             try:
@@ -85,6 +87,8 @@ async def accept_forever(
         while True:
             try:
                 accepted, _ = await listener.accept()
+            except ConnectionAbortedError:
+                continue  # it left before it was let in
             except OSError as error:
                 complain(f"a connection could not be accepted: {error.strerror}")
                 await trio.sleep(PAUSE_SECONDS)

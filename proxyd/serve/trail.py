@@ -30,6 +30,7 @@ class Trail:
     def __init__(self, seams: Seams, policy: Policy, client: Client | None, address: IPAddress | None) -> None:
         self.id = secrets.token_hex(8)
         self.decided = False
+        self._decision_is_written = False
         self._seams = seams
         self._began = trio.current_time()
         self._facts: dict[str, Any] = {
@@ -63,6 +64,7 @@ class Trail:
             self.learn(would="deny", reason=allow.would.reason.value)
         self.decided = True
         self._write("decision")
+        self._decision_is_written = True
 
     def refused(self, reason: Reason, status: int | None, deny: Deny | None) -> None:
         """Note why the request is not served, and write the decision if there is none yet.
@@ -76,11 +78,13 @@ class Trail:
         if deny is not None:
             self.learn(rule=deny.rule, refused=str(deny.address) if deny.address is not None else deny.name)
         if not self.decided:
-            self._try_to_write("decision")
+            self._decision_is_written = self._try_to_write("decision")
         self.decided = True
 
     def close(self, outcome: str, bytes_up: int, bytes_down: int) -> None:
-        """Write the closing record."""
+        """Write the closing record; a decision that could not be written in time comes before it, late but there."""
+        if not self._decision_is_written:
+            self._try_to_write("decision")
         self.learn(outcome=outcome, bytes_up=bytes_up, bytes_down=bytes_down)
         self.learn(duration_ms=milliseconds(trio.current_time() - self._began))
         self._try_to_write("close")
@@ -89,11 +93,13 @@ class Trail:
         """The clock of this request starts when its head is complete: before, it was the client's time."""
         self._began = trio.current_time()
 
-    def _try_to_write(self, event: str) -> None:
+    def _try_to_write(self, event: str) -> bool:
         try:
             self._write(event)
         except SinkError as error:
             self._seams.complain(f"audit log: a {event} record could not be written: {error}")
+            return False
+        return True
 
     def _write(self, event: str) -> None:
         self._seams.record(Record(time=timestamp(self._seams.now()), event=event, **self._facts))

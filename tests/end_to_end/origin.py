@@ -117,12 +117,20 @@ def read_body(connection: socket.socket, head: bytes, rest: bytes) -> bytes:
     lower = head.lower()
     if b"\r\ntransfer-encoding: chunked" in lower:
         while not (rest.endswith(b"\r\n\r\n") and (b"\r\n0\r\n" in rest or rest.startswith(b"0\r\n"))):
-            rest += connection.recv(65536)
+            rest += more(connection)
         return unchunked(rest)
     length = int(lower.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0] or b"0")
     while len(rest) < length:
-        rest += connection.recv(65536)
+        rest += more(connection)
     return rest
+
+
+def more(connection: socket.socket) -> bytes:
+    """Some more octets. Raises ConnectionError where none will come."""
+    data = connection.recv(65536)
+    if not data:
+        raise ConnectionError("the message broke off")
+    return data
 
 
 def unchunked(data: bytes) -> bytes:
