@@ -165,11 +165,10 @@ def decide(
     """
     if client is None:
         return Deny(Reason.CLIENT_UNKNOWN, "client")
-    permits = snapshot.permits(destination)
-    found = _known(destination, permits) or found
-    if found is not None and not all(_opener(permits, address) for address in found.addresses):
-        permits = ()  # a permit is for its networks: a host that resolves elsewhere is a host like any other
-    for refusal in _refused_as_asked(destination, snapshot, permits):
+    named = snapshot.permits(destination)
+    found = _known(destination, named) or found
+    permits = named if _hold(named, found) else ()
+    for refusal in _refused_as_asked(destination, snapshot, permits, misfit=None if permits else found):
         return refusal
     miss = _missed_allowlist(destination, snapshot, permits)
     if miss is not None and snapshot.policy.destinations.mode == "enforce":
@@ -182,13 +181,27 @@ def decide(
     return Allow(destination, found.addresses, rule, bool(permits), miss, _SEAL)
 
 
+def _hold(permits: tuple[PermitRow, ...], found: Resolution | None) -> bool:
+    """Whether the permits hold all that is known so far. A host that resolves elsewhere is a host like any other."""
+    return found is None or all(_opener(permits, address) for address in found.addresses)
+
+
 def _opener(permits: tuple[PermitRow, ...], address: IPAddress) -> PermitRow | None:
     """The first permit one of whose networks holds this very address."""
     return next((permit for permit in permits if permit.opens(address)), None)
 
 
-def _refused_as_asked(destination: Destination, snapshot: Snapshot, permits: tuple[PermitRow, ...]) -> Iterator[Deny]:
-    """Steps 4 and 5: what can be said of the port and the name before any lookup."""
+def _refused_as_asked(
+    destination: Destination, snapshot: Snapshot, permits: tuple[PermitRow, ...], misfit: Resolution | None
+) -> Iterator[Deny]:
+    """Steps 4 and 5: what can be said of the port and the name before any lookup.
+
+    misfit: what the host resolved to, where permits name it and do not hold that: then the address that is refused
+    says more than a name that would have been permitted.
+    """
+    named = snapshot.permits(destination)
+    if named and misfit is not None:
+        yield from _refused_answers(misfit, destination.port, snapshot, named)
     if not permits and not snapshot.policy.destinations.port_is_open(destination.port):
         yield Deny(Reason.PORT_DENIED, f"port {destination.port}")
     yield from _refused_name(destination.host, snapshot, permits)
@@ -232,7 +245,7 @@ def _refused_answers(
     for address in found.addresses:
         yield from _locked(address, port, snapshot)
     for address in found.addresses:
-        yield from _denied(address, snapshot, opened=bool(permits))
+        yield from _denied(address, snapshot, opened=_opener(permits, address) is not None)
 
 
 def _locked(address: IPAddress, port: int, snapshot: Snapshot) -> Iterator[Deny]:

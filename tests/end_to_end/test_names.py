@@ -126,7 +126,10 @@ def test_attack_3_5_a_failed_lookup_is_an_error_and_never_a_way(
     ],
 )
 def test_attack_3_6_a_refused_name_is_never_looked_up(scene: Scene, name: str, way: str) -> None:
-    proxy = scene.start('[[deny]]\nhosts = ["denied.test", "*.denied.test"]\nreason = "exfiltration"\n')
+    row = '[[deny]]\nname = "exfiltration"\nhosts = ["denied.test", "*.denied.test"]\nreason = "x"\n'
+    proxy = scene.start(row)
+        '[[deny]]\nname = "exfiltration"\nhosts = ["denied.test", "*.denied.test"]\nreason = "exfiltration"\n'
+    )
     assert status(ask(proxy, way, name, 80)) == 403
     assert scene.nameserver.asked == []
 
@@ -159,3 +162,11 @@ def test_an_answer_is_remembered_for_its_ttl(scene: Scene, proxy: Daemon) -> Non
     for _ in range(3):
         assert status(ask(proxy, "absolute-form", "origin.test", scene.origin.port)) == 200
     assert sorted(scene.nameserver.asked) == [("origin.test", "A"), ("origin.test", "AAAA")]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_r9_a_permit_is_no_way_to_the_rest_of_the_world(scene: Scene, way: str) -> None:
+    """Its host is under somebody's control: what it resolves to outside the permit is judged as anybody's."""
+    proxy = scene.start('[[permit]]\nhost = "nas.internal"\nports = [22]\nnetworks = ["10.0.0.5/32"]\nreason = "x"\n')
+    scene.nameserver.zone["nas.internal"] = Says(a=(namespace.OTHER_4,))
+    assert b"403 Forbidden: port_denied" in ask(proxy, way, "nas.internal", 22)

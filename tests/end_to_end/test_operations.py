@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import resource
 import signal
 import socket
@@ -193,3 +195,51 @@ def test_attack_6_4_the_environment_names_no_proxy_for_us(scene: Scene) -> None:
     )
     answer = proxy.ask(f"GET {scene.url}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
     assert status(answer) == 200
+
+
+def test_attack_8_a_full_stderr_and_stdout_stop_nobody(scene: Scene, tmp_path: Path) -> None:
+    """Both go into one pipe that nobody reads: requests are refused, others are answered, SIGTERM is heard."""
+    policy = tmp_path / "piped.toml"
+    policy.write_text(scene.start().policy.read_text())
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with subprocess.Popen(  # noqa: S603 - our own program
+        [sys.executable, "-m", "proxyd", "--policy", str(policy)], stdout=writer, stderr=writer, cwd=tmp_path
+    ) as process:
+        said = b""
+        while b"listening on" not in said:
+            said += os.read(reader, 65536)
+        port = int(said.partition(b"127.0.0.1:")[2].partition(b";")[0])
+        with contextlib.suppress(BlockingIOError):
+            while os.write(writer, b"x" * 512):
+                pass
+        for _ in range(3):
+            with socket.create_connection(("127.0.0.1", port), 20) as client:
+                client.sendall(f"GET {scene.url}/ HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                assert client.recv(100).startswith(b"HTTP/1.1 503 Service Unavailable: audit_unwritable")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_fifo_that_nobody_reads_is_no_audit_log_and_no_policy(scene: Scene, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    policy = tmp_path / "fifo.toml"
+    policy.write_text(scene.start().policy.read_text() + f'[audit]\nto = "{fifo}"\n')
+    assert proxyd("--policy", str(policy)).returncode == EXIT_CONFIG
+    assert proxyd("check", str(fifo)).returncode == EXIT_CONFIG
+
+
+def test_sighup_is_answered_and_ends_nothing(scene: Scene, proxy: Daemon) -> None:
+    proxy.signal(signal.SIGHUP)
+    assert status(proxy.ask(f"GET {scene.url}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())) == 200
+    assert "SIGHUP: this version does not reload" in proxy.complaints()
+
+
+def test_attack_9_a_refusal_names_a_rule_and_never_a_file(scene: Scene) -> None:
+    proxy = scene.start('[[deny]]\nname = "ours"\nhosts = ["denied.test"]\nreason = "x"\n')
+    answer = proxy.ask(b"GET http://denied.test/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert b'"rule": "ours"' in answer
+    assert b".toml" not in answer
