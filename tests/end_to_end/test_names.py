@@ -128,8 +128,6 @@ def test_attack_3_5_a_failed_lookup_is_an_error_and_never_a_way(
 def test_attack_3_6_a_refused_name_is_never_looked_up(scene: Scene, name: str, way: str) -> None:
     row = '[[deny]]\nname = "exfiltration"\nhosts = ["denied.test", "*.denied.test"]\nreason = "x"\n'
     proxy = scene.start(row)
-        '[[deny]]\nname = "exfiltration"\nhosts = ["denied.test", "*.denied.test"]\nreason = "exfiltration"\n'
-    )
     assert status(ask(proxy, way, name, 80)) == 403
     assert scene.nameserver.asked == []
 
