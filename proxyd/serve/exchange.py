@@ -235,7 +235,8 @@ class Exchange:
         speak = self._wire.can_respond
         self._trail.refused(refused.reason, status_of(refused.reason) if speak else None, refused.deny)
         if not speak:
-            self._wire.break_off()
+            if self._wire.their_version == b"1.0":
+                self._wire.break_off()  # in HTTP/1.1 the framing says that something is missing
             return "aborted"
         close = refused.close or not self._wire.between_messages
         rule = None if refused.deny is None else refused.deny.rule

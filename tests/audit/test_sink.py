@@ -64,6 +64,20 @@ def sink(log: Path, clock: Clock) -> Iterator[FileSink]:
 
 
 @pytest.fixture
+def opened() -> Iterator[Callable[[int], Sink]]:
+    """Makes sinks of descriptors, and closes them in the end."""
+    made: list[Sink] = []
+
+    def make(fd: int) -> Sink:
+        made.append(Sink(fd))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
     """A pipe: its end to read from, and its end to write to."""
     ends = os.pipe()
@@ -129,27 +143,31 @@ def fill(fd: int) -> None:
 # Any descriptor
 
 
-def test_r7_a_line_can_be_read_by_another_process_as_soon_as_write_returns(pipe: tuple[int, int]) -> None:
-    Sink(pipe[1]).write(FIRST)
+def test_r7_a_line_can_be_read_by_another_process_as_soon_as_write_returns(
+    pipe: tuple[int, int], opened: Callable[[int], Sink]
+) -> None:
+    opened(pipe[1]).write(FIRST)
     assert os.read(pipe[0], 9999) == ONE
 
 
-def test_one_line_is_one_write(pipe: tuple[int, int], writes: list[bytes]) -> None:
-    sink = Sink(pipe[1])
+def test_one_line_is_one_write(pipe: tuple[int, int], writes: list[bytes], opened: Callable[[int], Sink]) -> None:
+    sink = opened(pipe[1])
     sink.write(FIRST)
     sink.write(SECOND)
     assert writes == [ONE, TWO]
 
 
-def test_attack_8_a_full_pipe_is_refused_and_never_waited_for(pipe: tuple[int, int]) -> None:
-    sink = Sink(pipe[1])
+def test_attack_8_a_full_pipe_is_refused_and_never_waited_for(
+    pipe: tuple[int, int], opened: Callable[[int], Sink]
+) -> None:
+    sink = opened(pipe[1])
     fill(pipe[1])
-    with pytest.raises(SinkError, match=r"^nobody reads the pipe$"):
+    with pytest.raises(SinkError, match=r"^Resource temporarily unavailable$"):
         sink.write(FIRST)
 
 
-def test_a_pipe_that_is_read_again_is_written_to_again(pipe: tuple[int, int]) -> None:
-    sink = Sink(pipe[1])
+def test_a_pipe_that_is_read_again_is_written_to_again(pipe: tuple[int, int], opened: Callable[[int], Sink]) -> None:
+    sink = opened(pipe[1])
     fill(pipe[1])
     with pytest.raises(SinkError):
         sink.write(FIRST)
@@ -175,16 +193,25 @@ def test_attack_8_the_flags_of_an_inherited_stdout_are_left_alone(pipe: tuple[in
     assert not before & os.O_NONBLOCK
 
 
-def test_r12_a_pipe_whose_reader_left_is_an_error(pipe: tuple[int, int]) -> None:
-    sink = Sink(pipe[1])
+def test_r12_a_pipe_whose_reader_left_is_an_error(pipe: tuple[int, int], opened: Callable[[int], Sink]) -> None:
+    sink = opened(pipe[1])
     os.close(pipe[0])
     with pytest.raises(SinkError, match=r"^Broken pipe$"):
         sink.write(FIRST)
 
 
-def test_r12_a_closed_descriptor_is_an_error(pipe: tuple[int, int]) -> None:
+def test_a_pipe_of_our_own_outlives_the_descriptor_it_was_made_of(pipe: tuple[int, int]) -> None:
     sink = Sink(pipe[1])
     os.close(pipe[1])
+    sink.write(FIRST)
+    assert os.read(pipe[0], 9999) == ONE
+    sink.close()
+    assert os.read(pipe[0], 9999) == b"", "and the reader learns of the end with us"
+
+
+def test_r12_a_file_that_was_closed_behind_our_back_is_an_error(log: Path) -> None:
+    with log.open("wb") as file:
+        sink = Sink(file.fileno())
     with pytest.raises(SinkError, match=r"^Bad file descriptor$"):
         sink.write(FIRST)
 
@@ -216,16 +243,17 @@ def test_attack_8_a_full_disk_is_an_error_in_the_words_of_the_system() -> None:
 
 def test_an_error_does_not_drag_its_cause_along(pipe: tuple[int, int]) -> None:
     sink = Sink(pipe[1])
-    os.close(pipe[1])
+    os.close(pipe[0])
     with pytest.raises(SinkError) as caught:
         sink.write(FIRST)
+    sink.close()
     assert caught.value.__suppress_context__
 
 
-def test_a_person_at_a_terminal_reads_the_console_form() -> None:
+def test_a_person_at_a_terminal_reads_the_console_form(opened: Callable[[int], Sink]) -> None:
     ours, terminal = pty.openpty()
     try:
-        Sink(terminal).write(FIRST)
+        opened(terminal).write(FIRST)
         assert os.read(ours, 9999).replace(b"\r\n", b"\n") == console_line(FIRST)
     finally:
         os.close(ours)
@@ -238,8 +266,10 @@ def test_a_descriptor_that_was_given_to_us_stays_open_when_the_sink_closes(pipe:
     os.fstat(pipe[1])
 
 
-def test_a_descriptor_that_was_given_to_us_is_what_reopen_goes_on_with(pipe: tuple[int, int]) -> None:
-    sink = Sink(pipe[1])
+def test_a_descriptor_that_was_given_to_us_is_what_reopen_goes_on_with(
+    pipe: tuple[int, int], opened: Callable[[int], Sink]
+) -> None:
+    sink = opened(pipe[1])
     sink.reopen()
     sink.write(FIRST)
     assert os.read(pipe[0], 9999) == ONE
@@ -395,6 +425,40 @@ def test_the_file_is_not_passed_on_to_children(log: Path) -> None:
 def test_r12_a_file_that_cannot_be_opened_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         FileSink(str(tmp_path / "nowhere" / "audit.jsonl"))
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> str:
+    """A FIFO that nobody reads yet."""
+    path = str(tmp_path / "fifo")
+    os.mkfifo(path)
+    return path
+
+
+def test_r12_attack_8_a_fifo_that_nobody_reads_stops_the_start_and_is_not_waited_for(fifo: str) -> None:
+    before = open_files()
+    with pytest.raises(OSError, match="No such device or address") as caught:
+        FileSink(fifo)
+    assert caught.value.errno == errno.ENXIO
+    assert open_files() == before
+
+
+def test_attack_8_a_fifo_takes_records_until_it_is_full_or_its_reader_leaves(fifo: str) -> None:
+    before = open_files()
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    sink = FileSink(fifo)
+    sink.write(FIRST)
+    assert os.read(reader, 9999) == ONE
+    with pytest.raises(SinkError, match=r"^Resource temporarily unavailable$"):
+        while True:
+            sink.write(FIRST)
+    os.close(reader)
+    with pytest.raises(SinkError, match=r"^Broken pipe$"):
+        sink.write(FIRST)
+    with pytest.raises(SinkError, match=r"^No such device or address$"):
+        sink.reopen()
+    sink.close()
+    assert open_files() == before
 
 
 def test_a_sink_closes_its_own_file(log: Path) -> None:

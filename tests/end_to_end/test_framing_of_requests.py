@@ -147,3 +147,10 @@ def test_an_origin_does_not_speak_for_us(scene: Scene, proxy: Daemon) -> None:
     answer = proxy.ask(f"GET {scene.url}/forged HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
     assert b"proxyd; error" not in answer
     assert b'Proxy-Status: cdn; details="x"' in answer
+
+
+def test_a_body_that_breaks_off_is_a_reset_for_http_1_0(scene: Scene, proxy: Daemon) -> None:
+    """There the end of the connection is the end of the body: an ordinary one would make it whole."""
+    scene.origin.scripted["/half"] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+    with pytest.raises(ConnectionResetError):
+        proxy.ask(f"GET {scene.url}/half HTTP/1.0\r\n\r\n".encode())

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from proxyd.http.framing import (
     MAX_CHUNK_EXTENSIONS,
     MAX_CHUNK_LINE,
+    MAX_FIELDS,
     MAX_HEAD,
     MAX_TRAILERS,
     ChunkedScan,
@@ -568,6 +569,26 @@ def test_a_refusal_without_a_reason_of_its_own_is_a_malformed_request() -> None:
     assert Malformed("why").reason is Reason.MALFORMED_REQUEST
     assert str(Malformed("why", Reason.LOOP_DETECTED)) == "why"
     assert Malformed("why", Reason.LOOP_DETECTED).reason is Reason.LOOP_DETECTED
+
+
+def test_attack_8_a_head_has_no_more_than_256_fields() -> None:
+    assert MAX_FIELDS == 256
+    host = 1
+    assert isinstance(understand(head(*["A:"] * (MAX_FIELDS - host))), Asked)
+    for many in (MAX_FIELDS - host + 1, 5000):
+        raw = head(*["A:"] * many)
+        assert len(raw) <= MAX_HEAD
+        assert refusal_of_head(raw) is understand(raw) is Reason.HEAD_TOO_LARGE
+
+
+def test_attack_8_the_head_of_a_response_has_no_more_fields_either() -> None:
+    line = "HTTP/1.1 200 OK"
+    assert refusal_of_head(head(*["A:"] * MAX_FIELDS, line=line, host=None)) is None
+    assert refusal_of_head(head(*["A:"] * (MAX_FIELDS + 1), line=line, host=None)) is Reason.HEAD_TOO_LARGE
+
+
+def test_attack_5_what_is_ambiguous_is_called_so_however_many_fields_there_are() -> None:
+    assert refusal_of_head(head(*["A:"] * (MAX_FIELDS + 1), "B: a\nC: d")) is Reason.MALFORMED_REQUEST
 
 
 def test_a_long_head_is_read_whole() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -116,8 +117,33 @@ def test_a_host_without_ipv6_has_its_ipv4_addresses(proc_net: Path) -> None:
     assert {str(each) for each in own_addresses(proc_net)} == {"127.0.0.1", "192.0.2.17", "198.51.100.7"}
 
 
-def test_where_the_system_does_not_say_no_address_is_known(tmp_path: Path) -> None:
-    assert own_addresses(tmp_path / "nowhere") == frozenset()
+def test_r12_attack_2_17_not_to_know_our_addresses_is_not_to_have_none(tmp_path: Path) -> None:
+    """Else proxyd would be reached through proxyd wherever /proc is hidden."""
+    with pytest.raises(FileNotFoundError):
+        own_addresses(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError):
+        own_addresses(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["fib_trie", "if_inet6"])
+def test_r12_attack_2_17_a_file_of_addresses_that_cannot_be_read_is_an_error(proc_net: Path, name: str) -> None:
+    (proc_net / name).unlink()
+    (proc_net / name).mkdir()
+    with pytest.raises(IsADirectoryError):
+        own_addresses(proc_net)
+
+
+def test_r12_a_kernel_without_ipv6_still_has_to_tell_its_ipv4_addresses(proc_net: Path) -> None:
+    (proc_net / "fib_trie").unlink()
+    with pytest.raises(FileNotFoundError):
+        own_addresses(proc_net)
+
+
+def test_elsewhere_than_on_linux_there_is_nothing_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "platform", "darwin")
+        found = own_addresses(tmp_path / "nowhere")
+    assert found == frozenset()
 
 
 def test_an_interface_may_be_called_anything_the_kernel_allows(proc_net: Path) -> None:

@@ -266,7 +266,7 @@ def long_head(size: int) -> bytes:
 
 @pytest.mark.parametrize("cut", [None, 1, READ_SIZE // 4, MAX_HEAD - 3, MAX_HEAD])
 async def test_attack_8_a_head_may_be_just_so_long(cut: int | None) -> None:
-    for size, expected in ((MAX_HEAD, True), (MAX_HEAD + 5, False)):
+    for size, expected in ((MAX_HEAD, True), (MAX_HEAD + 1, False)):
         head = long_head(size)
         assert len(head) == size
         pieces = [head] if cut is None else [head[:cut], head[cut:]]
@@ -708,10 +708,24 @@ async def test_waiting_for_the_end_keeps_what_comes_meanwhile() -> None:
 
 async def test_attack_8_waiting_for_the_end_takes_no_more_than_so_much(autojump_clock: MockClock) -> None:
     wire = client_sends(*[b"x" * 1024] * 1000, EOF)
+    await wire.wait_for_eof()
+    assert autojump_clock.current_time() == 0
+    assert script(wire).reads == MAX_HEAD // 1024 + 1
+
+
+async def test_attack_8_what_waits_already_counts_when_the_end_is_waited_for(autojump_clock: MockClock) -> None:
+    wire = client_sends(GET + b"x" * (MAX_HEAD + 1), EOF)
+    await wire.receive_head()
+    await wire.wait_for_eof()
+    assert (script(wire).reads, autojump_clock.current_time()) == (1, 0)
+
+
+async def test_just_so_much_may_wait_and_the_end_is_waited_for(autojump_clock: MockClock) -> None:
+    wire = client_sends(GET + b"x" * MAX_HEAD)
+    await wire.receive_head()
     with trio.move_on_after(60) as scope:
         await wire.wait_for_eof()
     assert (scope.cancelled_caught, autojump_clock.current_time()) == (True, 60)
-    assert script(wire).reads == MAX_HEAD // 1024 + 1
 
 
 async def test_lingering_ends_our_side_and_hears_the_peer_out() -> None:
@@ -743,6 +757,28 @@ async def test_lingering_for_a_peer_that_is_gone_is_over_at_once(autojump_clock:
 
 
 # Other streams
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_a_message_that_is_broken_off_ends_in_a_reset(broken: bool) -> None:  # noqa: FBT001 - a table
+    """An HTTP/1.0 client takes a plain end for the end of the body."""
+    async with loopback() as (ours, client):
+        wire = Wire(ours, h11.SERVER)
+        if broken:
+            wire.break_off()
+        await ours.aclose()
+        if broken:
+            with pytest.raises(trio.BrokenResourceError):
+                await client.receive_some()
+        else:
+            assert await client.receive_some() == EOF
+
+
+async def test_a_stream_that_knows_no_reset_is_broken_off_without_one() -> None:
+    wire = client_sends(GET)
+    wire.break_off()
+    assert isinstance(await wire.receive_head(), h11.Request)
+    assert not script(wire).ended
 
 
 async def test_two_wires_understand_each_other() -> None:

@@ -113,8 +113,8 @@ def test_a_policy_with_every_key_is_read() -> None:
 
 
 def test_a_row_without_a_name_is_called_by_its_file_and_place() -> None:
-    policy = loaded(FULL, rows='[[deny]]\nreason = "x"\nhosts = ["a.example"]')
-    assert policy.deny[1].label == "rows.toml: deny[0]"
+    policy = loaded(FULL, rows=ALLOW.format("[443]"))
+    assert policy.allow[1].label == "rows.toml: allow[0]"
     assert policy.test[1].label == "main.toml: test[1]"
 
 
@@ -170,8 +170,8 @@ def written(document: dict[str, object]) -> str:
 
 KEYS = [path for path in paths(DOCUMENT) if isinstance(path[-1], str)]
 REQUIRED = """
-schema name listen listen.http destinations destinations.default client client[0].name client[0].networks deny[0].reason
-allow[0].reason allow[0].hosts allow[0].ports permit[0].reason permit[0].host permit[0].ports permit[0].networks
+schema name listen listen.http destinations destinations.default client client[0].name client[0].networks deny[0].name
+deny[0].reason allow[0].reason allow[0].hosts allow[0].ports permit[0].reason permit[0].host permit[0].ports permit[0].networks
 test[0].url test[0].expect test[1].url test[1].expect
 """.split()  # noqa: SIM905
 
@@ -236,7 +236,18 @@ def test_r12_an_unknown_key_is_named(table: Path) -> None:
 def test_all_problems_of_all_files_are_said_at_once() -> None:
     main = 'include = ["a.toml", "gone.toml", "b.toml"]\n' + MINIMAL
     found = problems(main, a="[[deny]]", b='[[allow]]\nhosts = ["A.example"]\nreason = "x"')
-    assert [each.partition(": ")[0] for each in found] == ["a.toml", "gone.toml", "b.toml", "b.toml"]
+    assert [each.partition(": ")[0] for each in found] == ["a.toml", "a.toml", "gone.toml", "b.toml", "b.toml"]
+
+
+def test_a_problem_that_is_met_twice_is_said_once_and_where_it_was_met_first() -> None:
+    main = 'include = ["gone.toml", "a.toml", "gone.toml"]\n' + MINIMAL
+    assert [each.partition(": ")[0] for each in problems(main, a="[[deny]]")] == ["gone.toml", "a.toml", "a.toml"]
+
+
+def test_attack_9_a_deny_row_has_a_name_as_a_refusal_tells_it_to_the_client() -> None:
+    """Without one, the client would learn the path of a policy file."""
+    (problem,) = problems(MINIMAL + '[[deny]]\nreason = "x"\nhosts = ["a.example"]')
+    assert problem.startswith("main.toml: deny[0].name: is missing; ")
 
 
 def test_a_policy_error_shows_each_problem_on_a_line() -> None:
@@ -416,9 +427,9 @@ def test_r1_a_public_listener_takes_a_dangerous_word(endpoint: str) -> None:
 
 
 def test_a_deny_row_refuses_something() -> None:
-    (problem,) = problems(MINIMAL + '[[deny]]\nreason = "x"')
+    (problem,) = problems(MINIMAL + '[[deny]]\nname = "x"\nreason = "x"')
     assert "deny[0]: refuses nothing" in problem
-    assert problems(MINIMAL + '[[deny]]\nreason = "x"\nnetworks = ["10.0.0.0/8"]') == []
+    assert problems(MINIMAL + '[[deny]]\nname = "x"\nreason = "x"\nnetworks = ["10.0.0.0/8"]') == []
 
 
 def test_an_allow_row_has_no_place_where_everything_is_allowed() -> None:
@@ -461,9 +472,69 @@ def test_attack_2_16_a_permit_for_a_locked_address_is_an_error(network: str) -> 
     assert problems(MINIMAL + PERMIT.format(host="nas.local", network=wider, more="")) == []
 
 
+def translating(*prefixes: str) -> list[str]:
+    """What there is to say against these NAT64 prefixes."""
+    return problems(MINIMAL + f"[dns]\nnat64 = {toml(list(prefixes))}\n")
+
+
+@pytest.mark.parametrize(
+    "prefixes",
+    [
+        ("64:ff9b::/96",),
+        ("64:ff9b:1::/48",),
+        ("64:ff9b:1:2::/96",),
+        ("64:ff9b::/96", "64:ff9b:1::/48", "2606:4700::/32", "2606:4701::/96"),
+        ("2606:4700::/96", "2606:4700::1:0:0/96"),
+    ],
+)
+def test_attack_2_8_translators_are_public_or_made_for_translation_and_lie_side_by_side(prefixes: tuple[str]) -> None:
+    assert translating(*prefixes) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("2606:4700::/32", "2606:4700::/96"),
+        ("2606:4700::/96", "2606:4700::/32"),
+        ("2606:4700::/32", "2606:4700:ffff::/48"),
+        ("64:ff9b::/96", "64:ff9b::/96"),
+    ],
+)
+def test_attack_2_8_two_translators_that_overlap_would_read_one_address_in_two_ways(first: str, second: str) -> None:
+    said = f"main.toml: dns.nat64[1]: {second} overlaps another translator; declare one of them"
+    assert translating(first, second) == [said]
+    assert translating(first, "2a00:1098::/96", second) == [said.replace("[1]", "[2]")]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "what"),
+    [
+        ("fd00:64::/96", "unique local"),
+        ("fc00::/32", "unique local"),
+        ("2001:db8:64::/96", "documentation"),
+        ("2002:a00:1::/48", "6to4"),
+        ("2001::/32", "Teredo"),
+        ("fe80::/64", "link-local"),
+        ("::/96", "unspecified address"),
+        ("::ffff:0:0/96", "IPv4-mapped"),
+        ("4000::/32", "not global unicast"),
+        ("2606:4700::5efe:0:0/96", "ISATAP"),
+    ],
+)
+def test_attack_2_8_nobody_translates_in_a_special_purpose_range(prefix: str, what: str) -> None:
+    assert translating(prefix) == [f"main.toml: dns.nat64[0]: {prefix} is no translator's: {what}; remove it"]
+
+
+@pytest.mark.parametrize("prefix", ["64:ff9b::/32", "64:ff9b::/40", "64:ff9b::/64", "2620:4f::/32"])
+def test_attack_2_8_a_translator_reaches_into_no_special_purpose_range_either(prefix: str) -> None:
+    """The well-known prefix is a /96: beyond it, and around AS112, nothing is a translator's."""
+    (problem,) = translating(prefix)
+    assert problem.startswith(f"main.toml: dns.nat64[0]: {prefix} ")
+
+
 def test_a_problem_names_its_file_once() -> None:
     for found in (
-        problems(MINIMAL + '[[deny]]\nreason = "x"'),
+        problems(MINIMAL + '[[deny]]\nname = "x"\nreason = "x"'),
         problems(MINIMAL + '[[test]]\nurl = "https://a.example"\nexpect = "allow"'),
     ):
         (problem,) = found
@@ -471,7 +542,7 @@ def test_a_problem_names_its_file_once() -> None:
 
 
 def test_a_problem_in_an_included_file_names_that_file() -> None:
-    (problem,) = problems(INCLUDING, rows='[[deny]]\nreason = "x"')
+    (problem,) = problems(INCLUDING, rows='[[deny]]\nname = "x"\nreason = "x"')
     assert problem.startswith("rows.toml: deny[0]: ")
 
 
@@ -564,7 +635,9 @@ def test_report_mode_has_no_place_where_everything_is_allowed() -> None:
 
 
 def test_the_tests_are_run_only_on_a_policy_without_contradictions() -> None:
-    (problem,) = problems(MINIMAL + '[[deny]]\nreason = "x"\n[[test]]\nurl = "https://a.example"\nexpect = "allow"')
+    (problem,) = problems(
+        MINIMAL + '[[deny]]\nname = "x"\nreason = "x"\n[[test]]\nurl = "https://a.example"\nexpect = "allow"'
+    )
     assert "refuses nothing" in problem
 
 
@@ -573,7 +646,7 @@ def test_attack_7_5_a_policy_without_allow_rows_allows_nothing() -> None:
 
 
 def test_an_address_among_denied_hosts_is_an_error_as_names_resolve_to_it_too() -> None:
-    row = '[[deny]]\nhosts = ["{0}"]\nreason = "a test"\n'
+    row = '[[deny]]\nname = "x"\nhosts = ["{0}"]\nreason = "a test"\n'
     for host in ("93.184.216.34", "2606:4700::1"):
         (problem,) = problems(MINIMAL + row.format(host))
         assert f'deny[0].hosts: "{host}" is an address' in problem

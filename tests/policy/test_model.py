@@ -43,7 +43,7 @@ def test_a_span_holds_its_first_and_last_port_and_none_beside() -> None:
 
 def test_a_row_is_called_by_its_name_and_else_by_where_it_is_written() -> None:
     assert model.DenyRow(name="corp", where="deny[0]", reason="x").label == "corp"
-    assert model.DenyRow(where="deny[0]", reason="x").label == "deny[0]"
+    assert model.AllowRow(where="allow[0]", reason="x", hosts=(), ports=()).label == "allow[0]"
 
 
 def test_r9_a_permit_names_one_host_and_its_ports() -> None:
@@ -207,7 +207,7 @@ def test_records_go_nowhere_else(sink: str) -> None:
 
 @pytest.mark.parametrize("length", [32, 40, 48, 56, 64, 96])
 def test_attack_2_8_a_translator_has_a_length_of_rfc_6052(length: int) -> None:
-    assert loaded(MINIMAL + f'[dns]\nnat64 = ["2001:db8::/{length}"]').dns.nat64 == nets(f"2001:db8::/{length}")
+    assert loaded(MINIMAL + f'[dns]\nnat64 = ["2606:4700::/{length}"]').dns.nat64 == nets(f"2606:4700::/{length}")
 
 
 @pytest.mark.parametrize(

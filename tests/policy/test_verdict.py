@@ -408,10 +408,67 @@ def test_r9_a_permit_opens_one_host_on_its_ports_into_its_networks() -> None:
     refused(judge("10.0.0.3:22", said), Reason.PORT_DENIED)
 
 
-def test_r9_a_permit_may_lead_to_public_addresses_too() -> None:
-    assert granted(
-        judge("nas.example:443", world(permit=(permit("nas.example", "10.0.0.0/8"),)), str(PUBLIC_4))
-    ).permitted
+@pytest.mark.parametrize(
+    ("target", "said", "reason"),
+    [
+        ("nas.example:22", {}, Reason.PORT_DENIED),
+        ("nas.example:8443", {"ports": [443]}, Reason.PORT_DENIED),
+        ("nas.example:443", {"deny": (deny(hosts=["nas.example"]),)}, Reason.NAME_DENIED),
+        ("nas.local:443", {}, Reason.NAME_RESERVED),
+        ("nas.example:443", {"default": "deny"}, Reason.NOT_ALLOWLISTED),
+        ("nas.example:443", {"default": "deny", "allow": (allow("nas.example", ports=[80]),)}, Reason.NOT_ALLOWLISTED),
+        ("nas.example:443", {"deny": (deny(networks=["93.184.216.0/24"]),)}, Reason.ADDRESS_DENIED),
+    ],
+)
+def test_r9_a_permit_whose_host_resolves_to_a_public_address_is_judged_as_anybodys(
+    target: str, said: dict[str, Any], reason: Reason
+) -> None:
+    """Port, name, allowlist and addresses: else whoever answers for the host would go anywhere on any port."""
+    asked = parse_authority(target)
+    row = permit(asked.host, "10.0.0.0/8", ports=[asked.port])
+    permitted = world(permit=(row,), **said)
+    assert judge(target, permitted) is NEED_ADDRESSES
+    assert granted(judge(target, permitted, "10.0.0.1")).permitted
+    for answer in ((str(PUBLIC_4),), (str(PUBLIC_4), str(PUBLIC_6))):
+        assert judge(target, permitted, *answer) == refused(judge(target, world(**said), *answer), reason)
+
+
+def test_r9_where_public_addresses_are_allowed_a_permit_for_others_vouches_for_nothing() -> None:
+    said = world(permit=(permit("nas.example", "10.0.0.0/8"),))
+    verdict = granted(judge("nas.example:443", said, str(PUBLIC_4)))
+    assert (verdict.rule, verdict.permitted, verdict.would) == ("default", False, None)
+    listed = world(default="deny", permit=(permit("nas.example", "10.0.0.0/8"),), allow=(allow("nas.example"),))
+    verdict = granted(judge("nas.example:443", listed, str(PUBLIC_4)))
+    assert (verdict.rule, verdict.permitted, verdict.would) == ("allowed", False, None)
+    reported = world(default="deny", mode="report", permit=(permit("nas.example", "10.0.0.0/8"),))
+    verdict = granted(judge("nas.example:443", reported, str(PUBLIC_4)))
+    assert (verdict.permitted, verdict.would) == (False, Deny(Reason.NOT_ALLOWLISTED, "allowlist"))
+
+
+@pytest.mark.parametrize("answer", [("10.0.0.1", str(PUBLIC_4)), (str(PUBLIC_4), "10.0.0.1")])
+def test_r9_one_address_outside_the_networks_of_a_permit_leaves_it_without_effect(answer: tuple[str, str]) -> None:
+    said = world(permit=(permit("nas.example", "10.0.0.0/8"),))
+    assert refused(judge("nas.example:443", said, *answer), Reason.ADDRESS_DENIED).address == IPAddress("10.0.0.1")
+
+
+def test_r9_a_permit_for_public_networks_opens_them_too() -> None:
+    said = world(default="deny", permit=(permit("nas.example", "93.184.216.34/32", ports=[22]),))
+    verdict = granted(judge("nas.example:22", said, str(PUBLIC_4)))
+    assert (verdict.rule, verdict.permitted) == ("permitted", True)
+
+
+def test_r9_the_permits_for_a_host_and_port_hold_together_and_the_rule_opens_the_first_address() -> None:
+    rows = (permit("nas.local", "10.0.0.0/8", name="a"), permit("nas.local", "192.168.0.0/16", name="b"))
+    said = world(default="deny", permit=rows)
+    for answer, rule in (
+        (("10.0.0.1",), "a"),
+        (("192.168.0.1",), "b"),
+        (("10.0.0.1", "192.168.0.1"), "a"),
+        (("192.168.0.1", "10.0.0.1"), "b"),
+    ):
+        verdict = granted(judge("nas.local:443", said, *answer))
+        assert (verdict.rule, verdict.permitted) == (rule, True)
+    refused(judge("nas.local:443", said, "10.0.0.1", "192.168.0.1", "172.16.0.1"), Reason.ADDRESS_DENIED)
 
 
 def test_a_permit_is_the_only_exception_to_a_deny_row() -> None:
@@ -706,6 +763,27 @@ def test_attack_3_2_an_answer_is_allowed_only_if_each_of_its_addresses_is(
     for each in found:
         alone = decide(destination, CLIENT, world(**said), Resolution((each,)))
         assert isinstance(verdict, Deny) or isinstance(alone, Allow)
+
+
+@given(requests(), answers)
+@example(OPENED, Resolution(addresses("10.0.0.1", "8.8.8.8")))
+def test_r9_permits_that_do_not_hold_every_address_are_as_good_as_none(
+    request: tuple[dict[str, Any], Destination], answer: Resolution
+) -> None:
+    said, destination = request
+    snapshot = world(**said)
+    verdict = decide(destination, CLIENT, snapshot, answer)
+    without = decide(destination, CLIENT, world(**{**said, "permit": ()}), answer)
+    named = snapshot.permits(destination)
+    found = (destination.address,) if destination.address is not None else answer.addresses
+    if destination.host == "localhost":
+        found = LOCALHOST_ADDRESSES if not isinstance(verdict, Allow) else verdict.addresses
+    held = bool(named) and all(any(row.opens(each) for row in named) for each in found)
+    if isinstance(verdict, Allow):
+        assert verdict.permitted is held
+        assert held or verdict == without
+    elif not held and destination.host != "localhost":
+        assert isinstance(without, Deny)
 
 
 @given(requests(), answers)

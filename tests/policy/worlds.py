@@ -47,10 +47,12 @@ def allow(*hosts: str, ports: Iterable[int] = (443,), name: str = "allowed") -> 
     return AllowRow(name=name, reason="a test", hosts=hosts, ports=spans(*ports))
 
 
-def permit(host: str, *networks: str, ports: Iterable[int] = (443,), expires: date | None = None) -> PermitRow:
-    """A [[permit]] row, called "permitted"."""
+def permit(
+    host: str, *networks: str, ports: Iterable[int] = (443,), expires: date | None = None, name: str = "permitted"
+) -> PermitRow:
+    """A [[permit]] row."""
     return PermitRow(
-        name="permitted", reason="a test", host=host, ports=spans(*ports), networks=nets(*networks), expires=expires
+        name=name, reason="a test", host=host, ports=spans(*ports), networks=nets(*networks), expires=expires
     )
 
 
