@@ -17,14 +17,14 @@ _ANEW: Final = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CL
 
 
 class Outlet:
-    """Writes to `fd`, which stays its owner's. Lines of up to PIPE_BUF octets go out whole or not at all."""
+    """Writes to `fd`, which stays its owner's. Into a pipe, lines of up to PIPE_BUF octets go whole or not."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self._anew: int | None = None
         self._socket: socket.socket | None = None
         self._ask_first = False
-        with suppress(OSError):  # a closed descriptor: each write will say so
+        with suppress(OSError):  # of a closed descriptor each write will say so; of others we ask first
             self._prepare(os.fstat(fd).st_mode)
 
     def write(self, line: bytes) -> int:
@@ -37,21 +37,21 @@ class Outlet:
 
     def close(self) -> None:
         """Close what was opened here; `fd` itself is left to its owner."""
-        if self._anew is not None:
-            os.close(self._anew)
+        anew, self._anew = self._anew, None
+        if anew is not None:
+            os.close(anew)
         if self._socket is not None:
             self._socket.close()
 
     def _prepare(self, mode: int) -> None:
         if stat.S_ISREG(mode):
             return
+        self._ask_first = True  # until it is known how else not to wait
         if stat.S_ISSOCK(mode):
             self._socket = socket.socket(fileno=os.dup(self.fd))
-            return
-        try:
+        else:
             self._anew = os.open(f"/proc/self/fd/{self.fd}", _ANEW)
-        except OSError:
-            self._ask_first = True
+        self._ask_first = False
 
 
 def _takes_a_line(fd: int) -> bool:

@@ -7,7 +7,6 @@ no fsync). Nothing here decides what happens when the sink fails; the session do
 from __future__ import annotations
 
 import os
-import stat
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -110,8 +109,10 @@ class FileSink(Sink):
 def _ends_torn(path: str) -> bool:
     """Whether a file ends in the middle of a line: a disk was full, and the next record must not join what it left."""
     try:
+        if not Path(path).is_file():
+            return False
         with Path(path).open("rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode) or not file.seek(0, os.SEEK_END):
+            if not file.seek(0, os.SEEK_END):
                 return False
             file.seek(-1, os.SEEK_END)
             return file.read(1) != b"\n"

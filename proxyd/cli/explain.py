@@ -63,7 +63,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.cname and not arguments.address:
         complain("--cname: a chain ends in addresses; add --address IP")
         return EX_USAGE
-    snapshot = policy.at(today(), Own(policy.ports, own_addresses()))
+    try:
+        snapshot = policy.at(today(), Own(policy.ports, own_addresses()))
+    except OSError as error:
+        complain(f"/proc/net: {error.strerror}: this host's addresses are needed, as proxyd is reached by nobody")
+        return EX_CONFIG
     found = Resolution(tuple(arguments.address), tuple(arguments.cname)) if arguments.address else None
     verdict: Allow | Deny | NeedAddresses
     try:
@@ -81,7 +85,8 @@ def _looked_at(
     destination: Destination, client: Client, snapshot: Snapshot, verdict: Allow | Deny | NeedAddresses
 ) -> dict[Step, str]:
     """What each step of the judgement had before it."""
-    permits = [permit.label for permit in snapshot.permits(destination)]
+    idle = isinstance(verdict, Allow) and not verdict.permitted
+    permits = [] if idle else [permit.label for permit in snapshot.permits(destination)]
     row = snapshot.allowed(destination)
     exempt = f", permitted by {permits[0]}" if permits else ""
     default = f"default is {snapshot.policy.destinations.default}"

@@ -40,7 +40,8 @@ _IDENTITY = frozenset(
 )
 _IDENTITY_PREFIXES = (
     *(b"x-forwarded", b"x-original-", b"x-client-", b"x-remote-", b"remote-", b"x-envoy-", b"x-ssl-", b"ssl-client"),
-    *(b"x-openclaw-", b"x-auth", b"x-webauth-", b"x-vouch-", b"x-pomerium-", b"x-consumer-", b"x-amzn-oidc-"),
+    *(b"x-openclaw-", b"x-auth-request-", b"x-auth-user", b"x-authuser", b"x-auth-email", b"x-authenti"),
+    *(b"x-webauth-", b"x-vouch-", b"x-pomerium-", b"x-consumer-", b"x-amzn-oidc-"),
     *(b"tailscale-", b"cf-access-", b"x-goog-authenticated-user-", b"x-ms-client-principal", b"oidc-", b"impersonate-"),
 )
 # What would change the meaning of a message after it was judged (RFC 9110 §6.5.1).

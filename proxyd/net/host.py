@@ -79,7 +79,7 @@ def raise_file_limit() -> int:
 def _own_ipv4(fib_trie: Path) -> Iterator[IPAddress]:
     """The leaves of the routing trie that are marked `/32 host LOCAL`."""
     leaf = None
-    for line in fib_trie.read_text("ascii").splitlines():
+    for line in fib_trie.read_text("ascii", errors="replace").splitlines():
         words = line.split()
         if words[:1] == ["|--"]:
             leaf = _address(words[1])
@@ -90,8 +90,9 @@ def _own_ipv4(fib_trie: Path) -> Iterator[IPAddress]:
 def _own_ipv6(if_inet6: Path) -> Iterator[IPAddress]:
     if not if_inet6.exists() and if_inet6.parent.exists():
         return  # a kernel without IPv6 has no such file
-    for line in if_inet6.read_text("utf-8", errors="replace").splitlines():
-        yield IPAddress(int(line.split()[0], 16), 6)
+    for line in if_inet6.read_text("ascii", errors="replace").splitlines():
+        if words := line.split():
+            yield IPAddress(int(words[0], 16), 6)
 
 
 def _address(text: str) -> IPAddress | None:

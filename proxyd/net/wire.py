@@ -131,6 +131,11 @@ class Wire:
         return self._h11.their_state is h11.DONE or not self.early_bytes()
 
     @property
+    def torn(self) -> bool:
+        """Whether our message has begun and is not complete."""
+        return self._h11.our_state is h11.SEND_BODY
+
+    @property
     def can_respond(self) -> bool:
         """Whether a response may still begin."""
         return self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE)

@@ -13,7 +13,7 @@ from datetime import date
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from netaddr import IPSet
+from netaddr import IPAddress, IPSet
 
 from proxyd.policy.address import bracketed, parse_host
 from proxyd.policy.model import Expectation, Own, Policy, Rows
@@ -25,7 +25,7 @@ from proxyd.policy.verdict import STEP_OF, Allow, Deny, NeedAddresses, decide
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from netaddr import IPAddress, IPNetwork
+    from netaddr import IPNetwork
 
 MAX_DEPTH = 4  # includes of includes; deeper than this nobody reviews
 R = TypeVar("R", bound=Rows)
@@ -160,8 +160,8 @@ def _doubtful_translators(policy: Policy) -> Iterator[str]:
     for index, prefix in enumerate(prefixes):
         if any(prefix in other or other in prefix for other in prefixes[:index]):
             yield f"dns.nat64[{index}]: {prefix} overlaps another translator; declare one of them"
-        row = special_address(prefix.network)
-        if row is not None and not row.what.startswith("NAT64"):
+        ends = (special_address(end) for end in (prefix.network, IPAddress(prefix.last, 6)))
+        for row in [row for row in ends if row is not None and not row.what.startswith("NAT64")][:1]:
             yield f"dns.nat64[{index}]: {prefix} is no translator's: {row.what}; remove it"
 
 

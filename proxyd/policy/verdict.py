@@ -201,6 +201,7 @@ def _refused_as_asked(
     """
     named = snapshot.permits(destination)
     if named and misfit is not None:
+        yield from _refused_name(destination.host, snapshot, named)
         yield from _refused_answers(misfit, destination.port, snapshot, named)
     if not permits and not snapshot.policy.destinations.port_is_open(destination.port):
         yield Deny(Reason.PORT_DENIED, f"port {destination.port}")

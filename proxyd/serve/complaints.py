@@ -45,4 +45,4 @@ class Complaints:
 
 def _stderr() -> Callable[[str], object]:
     outlet = Outlet(sys.stderr.fileno())
-    return lambda line: outlet.write(line.encode())
+    return lambda line: outlet.write(line.encode(errors="backslashreplace"))

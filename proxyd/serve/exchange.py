@@ -88,6 +88,8 @@ class Exchange:
             if not self._trail.decided:
                 self._trail.refused(Reason.ABORTED, None, None)
             self._trail.close(outcome, self._flow.up, self._flow.down)
+            if self._wire.torn and self._wire.their_version == b"1.0":
+                self._wire.break_off()  # in HTTP/1.1 the framing says that something is missing
         return outcome != "client_gone" and self._wire.reusable
 
     async def turn_away(self, reason: Reason) -> None:
@@ -235,8 +237,6 @@ class Exchange:
         speak = self._wire.can_respond
         self._trail.refused(refused.reason, status_of(refused.reason) if speak else None, refused.deny)
         if not speak:
-            if self._wire.their_version == b"1.0":
-                self._wire.break_off()  # in HTTP/1.1 the framing says that something is missing
             return "aborted"
         close = refused.close or not self._wire.between_messages
         rule = None if refused.deny is None else refused.deny.rule

@@ -12,15 +12,16 @@ import trio
 
 from proxyd.audit.record import DIGEST_DIGITS, MAX_ADDRESSES, Record, timestamp
 from proxyd.audit.sink import SinkError
+from proxyd.policy.verdict import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from netaddr import IPAddress
 
     from proxyd.http.request import Asked
     from proxyd.policy.model import Client, Policy
-    from proxyd.policy.verdict import Allow, Deny, Reason
+    from proxyd.policy.verdict import Allow, Deny
     from proxyd.serve.seams import Seams
 
 
@@ -30,7 +31,7 @@ class Trail:
     def __init__(self, seams: Seams, policy: Policy, client: Client | None, address: IPAddress | None) -> None:
         self.id = secrets.token_hex(8)
         self.decided = False
-        self._decision_is_written = False
+        self._unwritten: Record | None = None
         self._seams = seams
         self._began = trio.current_time()
         self._facts: dict[str, Any] = {
@@ -62,9 +63,8 @@ class Trail:
         self.learn(verdict="allow", rule=allow.rule)
         if allow.would is not None:
             self.learn(would="deny", reason=allow.would.reason.value)
-        self.decided = True
-        self._write("decision")
-        self._decision_is_written = True
+        self._decide()
+        self._write_decision()
 
     def refused(self, reason: Reason, status: int | None, deny: Deny | None) -> None:
         """Note why the request is not served, and write the decision if there is none yet.
@@ -77,32 +77,46 @@ class Trail:
             self.learn(status=status)
         if deny is not None:
             self.learn(rule=deny.rule, refused=str(deny.address) if deny.address is not None else deny.name)
-        if not self.decided:
-            self._decision_is_written = self._try_to_write("decision")
-        self.decided = True
+        if reason is Reason.AUDIT_UNWRITABLE:
+            self._decide()  # it was to be an allow, and could not be written; the closing tries again
+        elif not self.decided:
+            self._decide()
+            self._try("decision", self._write_decision)
 
     def close(self, outcome: str, bytes_up: int, bytes_down: int) -> None:
         """Write the closing record; a decision that could not be written in time comes before it, late but there."""
-        if not self._decision_is_written:
-            self._try_to_write("decision")
         self.learn(outcome=outcome, bytes_up=bytes_up, bytes_down=bytes_down)
         self.learn(duration_ms=milliseconds(trio.current_time() - self._began))
-        self._try_to_write("close")
+        try:
+            self._try("decision", self._write_decision)
+        finally:
+            self._try("close", self._write_close)
 
     def head_received(self) -> None:
         """The clock of this request starts when its head is complete: before, it was the client's time."""
         self._began = trio.current_time()
 
-    def _try_to_write(self, event: str) -> bool:
+    def _decide(self) -> None:
+        """Hold the decision as it is made: if it has to be written late, it still says what was decided."""
+        self.decided = True
+        self._unwritten = self._as_record("decision")
+
+    def _write_decision(self) -> None:
+        if self._unwritten is not None:
+            self._seams.record(self._unwritten)
+            self._unwritten = None
+
+    def _write_close(self) -> None:
+        self._seams.record(self._as_record("close"))
+
+    def _try(self, event: str, write: Callable[[], None]) -> None:
         try:
-            self._write(event)
+            write()
         except SinkError as error:
             self._seams.complain(f"audit log: a {event} record could not be written: {error}")
-            return False
-        return True
 
-    def _write(self, event: str) -> None:
-        self._seams.record(Record(time=timestamp(self._seams.now()), event=event, **self._facts))
+    def _as_record(self, event: str) -> Record:
+        return Record(time=timestamp(self._seams.now()), event=event, **self._facts)
 
 
 def milliseconds(seconds: float) -> float:

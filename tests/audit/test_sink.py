@@ -449,9 +449,10 @@ def test_attack_8_a_fifo_takes_records_until_it_is_full_or_its_reader_leaves(fif
     sink = FileSink(fifo)
     sink.write(FIRST)
     assert os.read(reader, 9999) == ONE
+    fill(other := os.open(fifo, os.O_WRONLY))
+    os.close(other)
     with pytest.raises(SinkError, match=r"^Resource temporarily unavailable$"):
-        while True:
-            sink.write(FIRST)
+        sink.write(FIRST)
     os.close(reader)
     with pytest.raises(SinkError, match=r"^Broken pipe$"):
         sink.write(FIRST)

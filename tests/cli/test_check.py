@@ -45,7 +45,7 @@ def test_a_good_policy_is_0_and_one_line_that_says_what_it_is(
     name = write(
         POLICY
         + '[[allow]]\nreason = "a"\nhosts = ["example.com"]\nports = [443]\n'
-        + '[[deny]]\nreason = "a"\nhosts = ["evil.example"]\n'
+        + '[[deny]]\nname = "evil"\nreason = "a"\nhosts = ["evil.example"]\n'
         + '[[test]]\nurl = "https://evil.example/"\nexpect = "deny"\n'
     )
     assert main(["check", name]) == 0
@@ -87,7 +87,7 @@ def test_a_test_of_the_policy_that_fails_is_78(write: Callable[[str], str], caps
             '[[test]]\nurl = "https://example.com/"\nexpect = "deny"\naddresses = ["10.0.0.1/24"]\n',
             "test[0].addresses[0]",
         ),
-        ('[[deny]]\nreason = "a"\nnetworks = ["10.0.0.1/99"]\n', "deny[0].networks[0]"),
+        ('[[deny]]\nname = "a"\nreason = "a"\nnetworks = ["10.0.0.1/99"]\n', "deny[0].networks[0]"),
         ('[audit]\nto = "/var/log/a\\u0000b"\n', "audit.to"),
     ],
 )
@@ -98,6 +98,13 @@ def test_a_value_that_a_library_chokes_on_is_a_problem_that_names_its_key(
     name = write(POLICY + row)
     assert main(["check", name]) == 78
     assert capsys.readouterr().err.startswith(f"proxyd: {name}: {key}: ")
+
+
+def test_a_deny_row_without_a_name_is_78(write: Callable[[str], str], capsys: pytest.CaptureFixture[str]) -> None:
+    """ATTACKS 9: a refusal would else tell the client the path of the policy file."""
+    name = write(POLICY + '[[deny]]\nreason = "a"\nhosts = ["evil.example"]\n')
+    assert main(["check", name]) == 78
+    assert capsys.readouterr().err.startswith(f"proxyd: {name}: deny[0].name: is missing; ")
 
 
 def test_control_characters_do_not_reach_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

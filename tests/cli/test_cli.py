@@ -58,6 +58,8 @@ def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
         (["explain", "1.1.1.1:443"], "--policy"),
         (["explain", "--policy", "x"], "URL"),
         (["check", "--pol", "x"], "unrecognized arguments"),
+        (["--policy", "a", "check", "b"], "--policy before a command runs the proxy; put what check takes behind it"),
+        (["--policy", "a", "explain", "1.1.1.1:443", "--policy", "b"], "put what explain takes behind it"),
     ],
 )
 def test_bad_usage_is_2_and_says_what_is_wrong(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,12 +73,51 @@ def test_bad_usage_is_2_and_says_what_is_wrong(words: list[str], said: str, caps
     assert said in err
 
 
+@pytest.mark.parametrize("words", [["ru\x1b[2Jn"], ["check", "x", "--\x1b[2J"], ["--\u202e\x1b[2J"]])
+def test_control_characters_of_the_command_line_do_not_reach_the_terminal(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ATTACKS 9: what was typed, or pasted, is repeated escaped; the commands' own parsers do so too."""
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    err = capsys.readouterr().err
+    assert "x1b[2J" in err
+    assert err.isascii()
+    assert err.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("words", [["--policy", "some.toml"], ["check", "some.toml"], ["--help"], []])
+def test_a_closed_stdout_or_stderr_is_78_and_nothing_is_begun(
+    stream: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R7: the next file or socket opened would take its number, and the audit log go to a client."""
+    for command in (run, check):
+        monkeypatch.setattr(command, "run", lambda _: pytest.fail("nothing may be begun"))
+    monkeypatch.setattr(sys, stream, None)
+    assert main(words) == 78
+
+
+@pytest.mark.parametrize("fd", [1, 2])
+def test_a_process_that_was_started_with_a_closed_stream_ends_with_78(fd: int) -> None:
+    """The same with a shell that closes it."""
+    done = subprocess.run(  # noqa: S603 - our own words
+        ["/bin/sh", "-c", f'exec "$0" -m proxyd check /nowhere/none.toml {fd}>&-', sys.executable],
+        env={"PYTHONDONTWRITEBYTECODE": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (78, b"", b"")
+
+
 @pytest.mark.parametrize("status", [0, 1, 2, 69, 78])
 def test_the_status_is_the_commands(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
     def chosen(arguments: argparse.Namespace) -> int:
-        seen.append(arguments.policy)
+        seen.append(arguments.run_policy)
         return status
 
     monkeypatch.setattr(run, "run", chosen)

@@ -13,6 +13,8 @@ from proxyd.cli import main
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from netaddr import IPAddress
+
 POLICY = """\
 schema = 1
 name = "gateway"
@@ -148,6 +150,53 @@ def test_a_permit_is_named_wherever_it_is_what_lets_through(explain: Explain) ->
     assert (said.status, said.words, said.verdict) == (0, passed(6), ["allow: by ollama"])
     assert said.steps[5][2] == "127.0.0.1"
     assert all("ollama" in what for _, step, what in said.steps if step in ("port", "name", "allowlist"))
+
+
+UI = """
+[[permit]]
+name = "ui"
+reason = "a test"
+host = "ui.example"
+ports = [443, 25]
+networks = ["10.0.0.0/8"]
+"""
+
+
+def test_a_permit_has_effect_only_if_it_holds_every_address_found(explain: Explain) -> None:
+    """R9: else the destination is judged as if it were not there, and its port, too."""
+    inside = explain("http://ui.example:25/", "--address", "10.1.2.3", "--address", "10.9.9.9", policy=POLICY + UI)
+    assert (inside.status, inside.verdict) == (0, ["allow: by ui"])
+    for addresses, verdict in (
+        (["1.1.1.1"], "deny: port_denied, by port 25"),
+        (["10.1.2.3", "1.1.1.1"], "deny: port_denied, by port 25"),
+        (["10.1.2.3", "192.168.0.1"], "deny: address_denied, by private network"),
+    ):
+        words = [word for address in addresses for word in ("--address", address)]
+        said = explain("http://ui.example:25/", *words, policy=POLICY + UI)
+        assert (said.status, said.verdict[0]) == (1, verdict)
+
+
+def test_a_permit_that_has_no_effect_is_not_named_as_what_let_through(explain: Explain) -> None:
+    """R9: the default allows it, and the permit nothing."""
+    listed = UI + '[[allow]]\nname = "wide"\nreason = "a test"\nhosts = ["ui.example"]\nports = [443]\n'
+    said = explain("https://ui.example/", "--address", "1.1.1.1", policy=POLICY + listed)
+    assert (said.status, said.verdict) == (0, ["allow: by wide"])
+    assert not any("permitted by" in what for _, _, what in said.steps)
+
+
+def test_own_addresses_that_cannot_be_read_are_78_and_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R12: as at the start of the daemon; 1 would be a denial."""
+
+    def unreadable() -> frozenset[IPAddress]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("proxyd.cli.explain.own_addresses", unreadable)
+    path = tmp_path / "policy.toml"
+    path.write_text(POLICY)
+    assert main(["explain", "1.1.1.1:443", "--policy", str(path)]) == 78
+    assert "Permission denied" in capsys.readouterr().err
 
 
 def test_a_permit_of_another_port_is_none(explain: Explain) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -73,7 +74,7 @@ def test_a_file_that_may_not_be_read_is_said_so(
     def deny(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("pathlib.Path.open", deny)
+    monkeypatch.setattr("proxyd.cli.files.os.open", deny)
     assert problems(tmp_path / "policy.toml", capsys) == ["cannot be read: Permission denied"]
 
 
@@ -97,19 +98,46 @@ def test_an_empty_file_is_no_policy(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("size", [MAX_FILE, MAX_FILE + 1])
-def test_a_file_larger_than_4_mib_is_no_policy(size: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nobody reviews more (R8), and the memory of a mistake is bounded; exactly 4 MiB are still read."""
+def test_a_file_larger_than_1_mib_is_no_policy(size: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody reviews more (R8), and the memory of a mistake is bounded; exactly 1 MiB is still read."""
     path = tmp_path / "policy.toml"
     path.write_text(POLICY.ljust(size - 1, "#") + "\n")
     if size > MAX_FILE:
-        assert problems(path, capsys) == ["cannot be read: larger than 4194304 bytes"]
+        assert problems(path, capsys) == ["cannot be read: larger than 1048576 bytes"]
     else:
         assert load_or_complain(str(path)) is not None
 
 
 def test_a_file_without_end_is_no_policy(capsys: pytest.CaptureFixture[str]) -> None:
     assert load_or_complain("/dev/zero") is None
-    assert capsys.readouterr().err == "proxyd: /dev/zero: cannot be read: larger than 4194304 bytes\n"
+    assert capsys.readouterr().err == "proxyd: /dev/zero: cannot be read: it is no regular file\n"
+
+
+def test_a_fifo_that_nobody_writes_to_is_no_policy_and_is_not_waited_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ATTACKS 8: the start would hang without a word; the same for one that is included."""
+    fifo = tmp_path / "fifo.toml"
+    os.mkfifo(fifo)
+    said: list[list[str]] = []
+    asking = threading.Thread(target=lambda: said.append(problems(fifo, capsys)), daemon=True)
+    asking.start()
+    asking.join(5.0)
+    assert said == [["cannot be read: it is no regular file"]]
+    policy = tmp_path / "policy.toml"
+    policy.write_text(f'include = ["fifo.toml"]\n{POLICY}')
+    assert load_or_complain(str(policy)) is None
+    assert "it is no regular file" in capsys.readouterr().err
+
+
+def test_a_fifo_with_a_policy_in_it_is_no_policy_either(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """R8: what was judged could not be read again by a reviewer."""
+    fifo = tmp_path / "fifo.toml"
+    os.mkfifo(fifo)
+    held = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+    os.write(held, POLICY.encode())
+    assert problems(fifo, capsys) == ["cannot be read: it is no regular file"]
+    os.close(held)
 
 
 def test_an_include_cycle_is_said_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

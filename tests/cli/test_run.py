@@ -115,6 +115,23 @@ def test_no_resolver_is_78_with_the_way_out(
     assert start.served == []
 
 
+def test_own_addresses_that_cannot_be_read_are_78_and_nothing_listens(
+    start: Start, write: Callable[[str], str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R12, ATTACKS 2.17: not to know our own addresses is not to have none."""
+
+    def unreadable() -> frozenset[IPAddress]:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(run, "own_addresses", unreadable)
+    monkeypatch.setattr(run, "bind", lambda _: pytest.fail("it must not listen"))
+    assert main(["--policy", write(text())]) == 78
+    assert capsys.readouterr().err == (
+        "proxyd: /proc/net: Permission denied: proxyd must know this host's addresses to keep clients from itself\n"
+    )
+    assert (start.served, start.limits) == ([], [])
+
+
 def test_a_port_in_use_is_69_and_leaves_no_socket_behind(
     start: Start, write: Callable[[str], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -257,7 +274,7 @@ def test_an_end_by_a_bug_leaves_neither_socket_nor_file_open(
     assert [sock.fileno() for sock in start.sockets] == [-1]
     ((_, _, _, sink),) = start.served
     with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(sink._fd)  # noqa: SLF001 - whether it is closed
+        os.fstat(sink._outlet.fd)  # noqa: SLF001 - whether it is closed
 
 
 def test_the_whole_of_it_runs_until_it_is_told_to_end(

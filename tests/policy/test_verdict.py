@@ -743,6 +743,10 @@ def test_one_more_deny_row_never_allows_anything(
 
 
 @given(requests(), answers)
+@example(
+    ({"permit": (permit("metadata.goog", "10.0.0.0/8"),)}, Destination("metadata.goog", 443)),
+    Resolution(addresses("127.0.0.1")),
+)
 def test_what_is_refused_before_dns_is_refused_for_the_same_reason_after_it(
     request: tuple[dict[str, Any], Destination], answer: Resolution
 ) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import select
+import sys
+import threading
+
 import pytest
 
 from proxyd.serve.complaints import QUIET_SECONDS, Complaints
@@ -65,9 +70,37 @@ def test_what_may_be_said_again_is_forgotten() -> None:
     assert len(complain._quiet_until) == 1  # noqa: SLF001 - what is not forgotten here stays for ever
 
 
-def test_complaints_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+def test_complaints_go_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
     Complaints()("no audit")
-    assert capsys.readouterr() == ("", "proxyd: no audit\n")
+    assert capfd.readouterr() == ("", "proxyd: no audit\n")
+
+
+def test_complaints_go_to_what_stderr_is_open_to_and_not_through_its_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe, as a supervisor gives it."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as lines, os.fdopen(writing, "w") as pipe:
+        monkeypatch.setattr(sys, "stderr", pipe)
+        Complaints()("no audit")
+        assert os.read(lines.fileno(), 100) == b"proxyd: no audit\n"
+    monkeypatch.undo()
+
+
+def test_a_stderr_that_nobody_reads_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ATTACKS 8: a full pipe of the supervisor would otherwise freeze every client; the line is lost instead."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as lines, os.fdopen(writing, "w") as stderr:
+        os.set_blocking(writing, False)
+        while select.select([], [writing], [], 0)[1]:
+            os.write(writing, b"x" * 4096)
+        os.set_blocking(writing, True)  # as it is inherited
+        monkeypatch.setattr(sys, "stderr", stderr)
+        told = threading.Thread(target=lambda: Complaints()("no audit"), daemon=True)
+        told.start()
+        told.join(5.0)
+        assert not told.is_alive()
+        assert os.get_blocking(writing)  # what is open there is shared with others
+        monkeypatch.undo()
+        assert b"no audit" not in os.read(lines.fileno(), 1 << 20)
 
 
 def test_a_stderr_that_is_gone_is_no_reason_to_stop() -> None:

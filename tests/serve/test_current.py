@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 
 import pytest
 from netaddr import IPAddress
@@ -23,18 +24,23 @@ class Host:
         self.time = now
         self.addresses = frozenset({IPAddress("192.0.2.1")})
         self.looks = 0
+        self.error: OSError | None = None
+        self.complaints: list[str] = []
 
     def now(self) -> dt.datetime:
         return self.time
 
     def own_addresses(self) -> frozenset[IPAddress]:
         self.looks += 1
+        if self.error is not None:
+            raise self.error
         return self.addresses
 
 
 def current(host: Host, expires: str = "2026-08-01") -> CurrentPolicy:
     """A policy with a permit that ends on that day."""
-    return CurrentPolicy(policy(f"{PERMIT_LOCAL}expires = {expires}"), PORTS, host.now, host.own_addresses)
+    made = policy(f"{PERMIT_LOCAL}expires = {expires}")
+    return CurrentPolicy(made, PORTS, host.now, host.own_addresses, host.complaints.append)
 
 
 def test_the_snapshot_is_that_of_this_day_and_this_host() -> None:
@@ -112,3 +118,41 @@ def test_a_clock_that_is_set_back_does_not_stop_the_looks() -> None:
     host.time -= 20 * SECOND
     host.addresses = frozenset()
     assert policy_now().own == Own(PORTS, frozenset())
+
+
+def test_addresses_that_cannot_be_read_to_begin_with_are_the_callers_to_hear_of() -> None:
+    """R12: not to know where we are is no reason to be nowhere."""
+    host = Host()
+    host.error = OSError(errno.EACCES, "Permission denied")
+    with pytest.raises(OSError, match="Permission denied"):
+        current(host)
+    assert host.complaints == []
+
+
+def test_addresses_that_cannot_be_read_later_stay_as_they_were_known_and_that_is_complained_about() -> None:
+    """R12, ATTACKS 2.17: proxyd once forgot its own addresses when the files ran out."""
+    host = Host()
+    policy_now = current(host)
+    first = policy_now()
+    host.error = OSError(errno.EMFILE, "Too many open files")
+    host.time = NOON + 10 * SECOND
+    assert policy_now() is first
+    assert first.own.holds(IPAddress("192.0.2.1"), 3128)
+    assert host.complaints == ["the addresses of this host cannot be read: Too many open files"]
+    host.time = NOON + 19 * SECOND
+    policy_now()
+    assert (host.looks, len(host.complaints)) == (2, 1)
+    host.error = None
+    host.addresses = frozenset({IPAddress("198.51.100.9")})
+    host.time = NOON + 20 * SECOND
+    assert policy_now().own == Own(PORTS, host.addresses)
+
+
+def test_a_permit_ends_at_midnight_also_while_the_addresses_cannot_be_read() -> None:
+    """R12: the day does not wait for the host; nor are our addresses forgotten with the old day's snapshot."""
+    host = Host(dt.datetime(2026, 8, 1, 23, 59, 59, tzinfo=dt.UTC))
+    policy_now = current(host)
+    host.error = OSError(errno.EMFILE, "Too many open files")
+    host.time += SECOND
+    assert policy_now().policy.permit == ()
+    assert policy_now().own == Own(PORTS, host.addresses)

@@ -21,6 +21,9 @@ from netaddr import IPAddress
 
 from proxyd.audit.sink import FileSink, SinkError
 from proxyd.policy.address import Endpoint
+from proxyd.policy.model import Own
+from proxyd.serve import daemon as daemon_module
+from proxyd.serve.current import CurrentPolicy
 from proxyd.serve.daemon import serve, utc_now
 from proxyd.serve.listener import bind, bound_to
 from tests.serve.scene import SCHEMA, Peer, connect, get, policy
@@ -269,7 +272,7 @@ async def test_sigusr1_reopens_the_audit_log(tmp_path: Path) -> None:
 
 
 async def test_an_audit_log_that_cannot_be_reopened_is_complained_about_and_the_old_one_used(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """R12: there is no gap in the trail."""
     folder = tmp_path / "folder"
@@ -280,15 +283,36 @@ async def test_an_audit_log_that_cannot_be_reopened_is_complained_about_and_the_
         said = ""
         while not said:
             await trio.sleep(0.001)
-            said = capsys.readouterr().err
+            said = capfd.readouterr().err
         assert said == "proxyd: audit log: could not be reopened: No such file or directory\n"
         send(signal.SIGTERM)
         await daemon.ended.wait()
     assert b'"event":"stop"' in (tmp_path / "gone" / "log").read_bytes()
 
 
+async def test_sighup_is_complained_about_and_otherwise_ignored(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A terminal that closes, or an operator who hopes for a reload, ends nothing; the policy stays what it was."""
+    async with running(Log(tmp_path / "log"), policy()) as daemon:
+        client = await daemon.client()
+        send(signal.SIGHUP)
+        said = ""
+        while not said:
+            await trio.sleep(0.001)
+            said = capfd.readouterr().err
+        assert said == "proxyd: SIGHUP: this version does not reload its policy; restart it to run another one\n"
+        await client.stream.send_all(get("http://127.0.0.1/"))
+        assert (await client.answer()).reason == "address_denied"
+        assert not daemon.ended.is_set()
+        await client.leave()
+        send(signal.SIGTERM)
+        await daemon.ended.wait()
+    assert daemon.events() == ["start", "decision", "close", "stop"]
+
+
 async def test_a_beginning_and_an_end_that_cannot_be_recorded_are_complained_about(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """R12: nothing is connected to by starting; each request is refused."""
     async with running(Log(tmp_path / "log", "No space left on device"), policy()) as daemon:
@@ -298,7 +322,7 @@ async def test_a_beginning_and_an_end_that_cannot_be_recorded_are_complained_abo
         await client.leave()
         send(signal.SIGTERM)
         await daemon.ended.wait()
-    said = capsys.readouterr().err
+    said = capfd.readouterr().err
     for event in ("start", "decision", "stop"):
         assert f"proxyd: audit log: a {event} record could not be written: No space left on device\n" in said
 
@@ -314,6 +338,40 @@ async def test_a_daemon_does_not_connect_to_itself(tmp_path: Path) -> None:
         await client.stream.send_all(connect(str(daemon.where)))
         assert (await client.answer()).reason == "address_locked"
         await client.leave()
+
+
+async def test_the_bound_addresses_are_our_own_whatever_the_host_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ATTACKS 2.17: also where the host tells nothing of itself, as beside Linux; and the host's stay ours, too."""
+    made: list[CurrentPolicy] = []
+
+    class Noted(CurrentPolicy):
+        def __init__(self, *what: Any) -> None:  # noqa: ANN401 - handed through as it is
+            super().__init__(*what)
+            made.append(self)
+
+    monkeypatch.setattr(daemon_module, "CurrentPolicy", Noted)
+    for told in (frozenset[IPAddress](), frozenset({IPAddress("198.51.100.9")})):
+        monkeypatch.setattr(daemon_module, "own_addresses", lambda told=told: told)
+        async with running(Log(tmp_path / "log"), policy()) as daemon:
+            assert made[-1]().own == Own(frozenset({daemon.where.port}), told | {daemon.where.address})
+
+
+async def test_a_daemon_that_cannot_know_its_own_addresses_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R12: nothing is served, nothing begun."""
+
+    def unreadable() -> frozenset[IPAddress]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(daemon_module, "own_addresses", unreadable)
+    log = Log(tmp_path / "log")
+    with bind(Endpoint(IPAddress("127.0.0.1"), 0)) as sock, pytest.raises(PermissionError):
+        await serve(policy(), [sock], (), log)
+    log.close()
+    assert log.records == []
 
 
 async def test_a_daemon_asks_the_servers_it_was_given(tmp_path: Path) -> None:
@@ -332,7 +390,7 @@ async def test_a_daemon_asks_the_servers_it_was_given(tmp_path: Path) -> None:
                 response.set_rcode(dns.rcode.NXDOMAIN)
                 await server.sendto(response.to_wire(), sender)
 
-        made = policy('[[deny]]\nreason = "a test"\nhosts = ["denied.example"]')
+        made = policy('[[deny]]\nname = "denied"\nreason = "a test"\nhosts = ["denied.example"]')
         async with (
             running(Log(tmp_path / "log"), made, (Endpoint(IPAddress(host), port),)) as daemon,
             trio.open_nursery() as nursery,

@@ -5,7 +5,9 @@ Every scenario ends in `connected`, which holds it to exactly one decision and o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
 
 import h11
 import pytest
@@ -21,7 +23,8 @@ from proxyd.policy import verdict
 from proxyd.policy.address import Resolution
 from proxyd.policy.model import Own
 from proxyd.policy.verdict import NEED_ADDRESSES, Reason
-from proxyd.serve.exchange import ANSWER_SECONDS, HEAD_SECONDS, LINGER_OCTETS, LINGER_SECONDS, Exchange
+from proxyd.serve.exchange import ANSWER_SECONDS, HEAD_SECONDS, LINGER_OCTETS, LINGER_SECONDS, SAY_SECONDS, Exchange
+from proxyd.serve.session import serve_connection
 from tests.serve.scene import (
     OK,
     PERMIT_LOCAL,
@@ -30,6 +33,7 @@ from tests.serve.scene import (
     SECRET,
     VIA,
     Answer,
+    Peer,
     World,
     connect,
     connected,
@@ -40,7 +44,7 @@ from tests.serve.scene import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from trio.abc import HalfCloseableStream
 
@@ -255,6 +259,7 @@ async def test_a_judge_who_asks_for_ever_connects_nobody(monkeypatch: pytest.Mon
     world = World(buggy=True)
     async with connected(world) as client:
         await client.send(get())
+        assert (await client.answer()).reason == "internal_error"
         await client.closed()
     assert world.complaints[0].startswith("bug: TypeError in _judge:")
     assert (world.count("dial"), world.only()[0].verdict) == (0, "error")
@@ -317,6 +322,39 @@ async def test_a_refusal_is_given_also_where_it_cannot_be_recorded() -> None:
     """R12: nothing is connected to."""
     world = World(sink_error=SinkError("No space left"))
     assert (await refused(world, get("http://127.0.0.1/"))).reason == "address_denied"
+
+
+@in_virtual_time
+async def test_a_decision_that_could_not_be_written_in_time_is_on_record_late_if_the_log_recovers() -> None:
+    """R7: no closing record without a decision; nothing was dialled, and the late decision says so."""
+    world = World(sink_error=SinkError("No space left"))
+    async with connected(world) as client:
+        await client.send(get("http://example.com/", "Content-Length: 9", method="POST"))
+        assert (await client.answer()).reason == "audit_unwritable"
+        world.sink_error = None  # while the client is heard out
+        await client.over.wait()
+    assert world.opened == 0
+    decision, close = world.records
+    assert (decision.event, decision.verdict, decision.reason) == ("decision", "error", "audit_unwritable")
+    assert (close.event, close.id, close.outcome) == ("close", decision.id, "refused")
+
+
+@in_virtual_time
+async def test_a_tunnel_that_availability_opened_has_its_decision_late_before_its_end() -> None:
+    """R7, R12: the disk had room again while it ran."""
+    prefers = policy("[audit]\ndangerously_prefer_availability = true")
+    world = World(policy=prefers, sink_error=SinkError("No space left"))
+    async with connected(world) as client:
+        await client.send(connect())
+        origin = await world.origin()
+        await client.until(b"\r\n\r\n")
+        world.sink_error = None
+        await client.end()
+        await origin.end()
+        await client.over.wait()
+    decision, close = world.records
+    assert (decision.event, decision.verdict, decision.rule) == ("decision", "allow", "default")
+    assert (close.event, close.id, close.outcome) == ("close", decision.id, "closed")
 
 
 # DNS and dialling that fail: errors, not denials
@@ -788,6 +826,198 @@ async def test_a_client_that_floods_after_its_refusal_is_let_go_at_once() -> Non
         await client.send(b"x")
         assert client.over.is_set()
         assert client.ended == 0.0
+
+
+# Clients that do not read
+
+
+def deaf(monkeypatch: pytest.MonkeyPatch, hears: int = 0) -> None:
+    """Let clients take so many pieces of what is sent to them, and then nothing more."""
+
+    def pair() -> tuple[HalfCloseableStream, HalfCloseableStream]:
+        ours, theirs = memory_stream_pair()
+        turns = iter(range(hears))
+        pump = theirs.send_stream.send_all_hook
+        assert pump is not None
+
+        async def heard() -> None:
+            if next(turns, None) is None:
+                await trio.sleep_forever()
+            await pump()
+
+        theirs.send_stream.send_all_hook = heard
+        return ours, theirs
+
+    monkeypatch.setattr("tests.serve.scene.memory_stream_pair", pair)
+
+
+@pytest.mark.parametrize("hears", [0, 1, 2])
+@pytest.mark.parametrize("behind", [b"", get("http://other.example/")])
+@in_virtual_time
+async def test_a_client_that_does_not_read_its_refusal_is_let_go_after_exactly_10_s_and_never_served_again(
+    hears: int, behind: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ATTACKS 8 (a peer that never reads): whichever piece it does not take, also one that completes the answer."""
+    deaf(monkeypatch, hears)
+    world = World()
+    async with connected(world) as client:
+        await trio.sleep(3.0)
+        await client.send(get("http://127.0.0.1/") + behind)
+        await client.over.wait()
+        assert client.ended == 3.0 + SAY_SECONDS == 13.0
+    decision, close = world.only()
+    assert (decision.reason, decision.status, close.outcome) == ("address_denied", 403, "client_gone")
+    assert world.opened == 0
+
+
+@in_virtual_time
+async def test_a_client_that_does_not_read_its_200_holds_no_connection_to_the_origin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """ATTACKS 8: nor does a byte of it reach the origin."""
+    deaf(monkeypatch)
+    world = World()
+    async with connected(world) as client:
+        await client.send(connect() + b"early")
+        origin = await world.origin()
+        assert await origin.rest() == b""
+        await client.over.wait()
+        assert client.ended == SAY_SECONDS == 10.0
+    decision, close = world.only()
+    assert (decision.verdict, close.outcome, close.bytes_up) == ("allow", "client_gone", 0)
+
+
+@pytest.mark.parametrize("hears", [0, 1])
+@in_virtual_time
+async def test_a_client_that_does_not_read_an_answer_of_the_last_hop_is_let_go_after_exactly_10_s(
+    hears: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaf(monkeypatch, hears)
+    world = World()
+    async with connected(world) as client:
+        await client.send(get("http://example.com", "Max-Forwards: 0", method="OPTIONS") + get())
+        await client.over.wait()
+        assert client.ended == 10.0
+    assert world.only()[1].outcome == "client_gone"
+    assert world.opened == 0
+
+
+@in_virtual_time
+async def test_a_client_that_does_not_read_of_a_bug_is_let_go_after_exactly_10_s(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The operator is told all the same."""
+    deaf(monkeypatch)
+    world = World(buggy=True, dial_error=ValueError("a bug"))
+    async with connected(world) as client:
+        await client.send(get())
+        await client.over.wait()
+        assert client.ended == 10.0
+    assert world.only()[1].reason == "internal_error"
+    assert len(world.complaints) == 1
+
+
+@in_virtual_time
+async def test_somebody_turned_away_who_does_not_read_is_let_go_after_exactly_10_s() -> None:
+    """ATTACKS 8: else the few places for being turned away would be taken for ever."""
+    world = World()
+    _, theirs = memory_stream_pair()
+    theirs.send_stream.send_all_hook = trio.sleep_forever
+    await Exchange(Wire(theirs, h11.SERVER), IPAddress("127.0.0.1"), world.seams).turn_away(Reason.CONNECTION_LIMIT)
+    assert trio.current_time() == 10.0
+    assert world.only()[1].outcome == "client_gone"
+
+
+@in_virtual_time
+async def test_a_client_that_reads_its_refusal_in_just_under_10_s_is_served_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The neighbour of those above."""
+
+    def slow() -> tuple[HalfCloseableStream, HalfCloseableStream]:
+        ours, theirs = memory_stream_pair()
+        pump = theirs.send_stream.send_all_hook
+        assert pump is not None
+        delays = iter((9.875,))
+
+        async def later() -> None:
+            await trio.sleep(next(delays, 0.0))
+            await pump()
+
+        theirs.send_stream.send_all_hook = later
+        return ours, theirs
+
+    monkeypatch.setattr("tests.serve.scene.memory_stream_pair", slow)
+    world = World()
+    async with connected(world) as client:
+        await client.send(get("http://127.0.0.1/"))
+        assert (await client.answer()).reason == "address_denied"
+        monkeypatch.undo()
+        await exchange(world, client)
+        assert (await client.answer()).status == 200
+
+
+# A response that breaks off
+
+
+@asynccontextmanager
+async def half_a_response(world: World, response: bytes) -> AsyncIterator[tuple[Peer, Peer, trio.CancelScope]]:
+    """A client of HTTP/1.0 on a real connection, its origin, which has sent that much, and what ends the session."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        client = trio.socket.from_stdlib_socket(socket.create_connection(listener.getsockname()))
+        accepted = trio.socket.from_stdlib_socket(listener.accept()[0])
+    with trio.fail_after(5.0):
+        async with trio.open_nursery() as nursery:
+            session = trio.CancelScope()
+
+            async def serve() -> None:
+                with session:
+                    await serve_connection(trio.SocketStream(accepted), IPAddress("127.0.0.1"), world.seams)
+
+            nursery.start_soon(serve)
+            async with trio.SocketStream(client) as stream:
+                await stream.send_all(get(version="1.0"))
+                origin = await world.origin()
+                await origin.until(b"\r\n\r\n")
+                await origin.stream.send_all(response)
+                peer = Peer(stream)
+                await peer.until(b"half")
+                yield peer, origin, session
+
+
+CHUNKED: Final = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"
+
+
+async def test_a_response_that_breaks_off_ends_in_a_reset() -> None:
+    """ATTACKS 5: a client of HTTP/1.0 would take a plain end for the end of the body."""
+    world = World()
+    async with half_a_response(world, CHUNKED) as (client, origin, _):
+        await origin.end()
+        with pytest.raises(trio.BrokenResourceError) as broken:
+            await client.rest()
+    assert isinstance(broken.value.__cause__, ConnectionResetError)
+    assert world.only()[1].reason == "origin_malformed"
+
+
+async def test_a_response_that_is_cut_off_at_the_end_of_the_drain_ends_in_a_reset() -> None:
+    """ATTACKS 5, 8 (SIGTERM): to the client it is the same."""
+    world = World()
+    async with half_a_response(world, CHUNKED) as (client, _, session):
+        session.cancel()
+        with pytest.raises(trio.BrokenResourceError):
+            await client.rest()
+    assert world.only()[1].outcome == "aborted"
+
+
+async def test_a_response_that_is_whole_ends_in_no_reset() -> None:
+    """The neighbour of those above."""
+    world = World()
+    async with half_a_response(world, CHUNKED) as (client, origin, _):
+        await origin.stream.send_all(b"0\r\n\r\n")
+        assert await client.rest() == b""
+    assert world.only()[1].outcome == "complete"
 
 
 # Report mode, permits, loops, Max-Forwards

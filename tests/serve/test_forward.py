@@ -15,6 +15,7 @@ import trio
 from trio.abc import HalfCloseableStream
 from trio.testing import memory_stream_pair
 
+from proxyd.http.framing import MAX_HEAD
 from proxyd.net.relay import Flow
 from proxyd.net.wire import Wire
 from proxyd.policy.verdict import Reason
@@ -745,6 +746,35 @@ async def test_a_client_that_leaves_while_it_waits_takes_the_origin_connection_w
         assert trio.current_time() == 3.0 + LEAVE_SECONDS
     _, close = world.only()
     assert (close.outcome, close.status) == ("client_gone", None)
+
+
+@in_virtual_time
+async def test_a_client_that_floods_while_its_origin_is_silent_is_let_go_as_if_it_had_left() -> None:
+    """ATTACKS 8: no more of it is kept than a head may have, nor does it hold the origin for the idle hour."""
+    world = World()
+    async with connected(world) as client:
+        await client.send(get())
+        origin = await world.origin()
+        await trio.sleep(3.0)
+        await client.send(b"x" * (MAX_HEAD + 1))
+        assert (await origin.rest()).endswith(HEAD)
+        assert trio.current_time() == 3.0 + LEAVE_SECONDS
+        await client.over.wait()
+    assert world.only()[1].outcome == "client_gone"
+
+
+@in_virtual_time
+async def test_a_client_that_pipelines_as_much_as_is_kept_waits_for_its_answer() -> None:
+    """The neighbour of the one before; and a flood does not end an answer that comes soon."""
+    for count, seconds in ((MAX_HEAD, 3 * LEAVE_SECONDS), (2 * MAX_HEAD, LEAVE_SECONDS - 1.0)):
+        world = World()
+        async with connected(world) as client:
+            await client.send(get())
+            origin = await world.origin()
+            await client.send(b"x" * count)
+            await trio.sleep(seconds)
+            await origin.send(OK)
+            assert (await client.answer()).status == 200
 
 
 @in_virtual_time

@@ -136,7 +136,7 @@ async def accept_all(monkeypatch: pytest.MonkeyPatch, listening: Listening, seco
     return guests, complaints
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED])
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
 @in_virtual_time
 async def test_an_accept_that_fails_does_not_end_the_loop(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """ATTACKS 8 (OpenShell#2369): it pauses for exactly 0.1 s each time, so that it does not spin."""
@@ -147,6 +147,19 @@ async def test_an_accept_that_fails_does_not_end_the_loop(monkeypatch: pytest.Mo
     assert guests.came == [("127.0.0.1", 3 * PAUSE_SECONDS)]
     assert PAUSE_SECONDS == 0.1
     assert complaints == ["a connection could not be accepted: it failed"] * 3
+
+
+@in_virtual_time
+async def test_clients_that_leave_before_they_are_accepted_cost_the_others_no_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """ATTACKS 8: one who connects and resets, again and again, would else keep the door shut; nor is it news."""
+    accepted, client = tcp_pair()
+    with client:
+        aborted = [OSError(errno.ECONNABORTED, "Software caused connection abort") for _ in range(50)]
+        guests, complaints = await accept_all(monkeypatch, Listening(*aborted, accepted), 5.0)
+    assert guests.came == [("127.0.0.1", 0.0)]
+    assert complaints == []
 
 
 @in_virtual_time
@@ -243,10 +256,10 @@ class House:
         return Peer(ours)
 
 
-@pytest.mark.parametrize(("peer", "recorded"), [("127.0.0.1", "127.0.0.1"), ("fe80::1%eth0", "fe80::1"), (None, None)])
+@pytest.mark.parametrize(("peer", "recorded"), [("127.0.0.1", "127.0.0.1"), ("fe80::1%eth0", "fe80::1")])
 @in_virtual_time
-async def test_a_client_is_known_by_the_address_it_connects_from(peer: str | None, recorded: str | None) -> None:
-    """R2: without the zone, which names one of our links; who has left already has none, and is nobody."""
+async def test_a_client_is_known_by_the_address_it_connects_from(peer: str, recorded: str) -> None:
+    """R2: without the zone, which names one of our links."""
     world = World()
     async with trio.open_nursery() as nursery:
         client = await House(world, nursery, 1).knock(peer)
@@ -254,6 +267,22 @@ async def test_a_client_is_known_by_the_address_it_connects_from(peer: str | Non
         assert (await client.answer()).reason == ("address_denied" if peer == "127.0.0.1" else "client_unknown")
         await client.leave()
     assert world.only()[0].client_address == recorded
+
+
+@in_virtual_time
+async def test_a_client_that_has_left_already_is_let_go_without_a_record() -> None:
+    """ATTACKS 8: a flood of resets would else flood the log; nor does it take anybody's place, also in a full house."""
+    world = World()
+    async with trio.open_nursery() as nursery:
+        house = House(world, nursery, 1)
+        await (await house.knock(None)).closed()
+        inside = await house.knock()
+        await (await house.knock(None)).closed()
+        await exchange(world, inside)
+        assert (await inside.answer()).status == 200
+        await inside.leave()
+    assert house.doorman.served == 1
+    assert len(world.trail()) == 1
 
 
 @in_virtual_time

@@ -65,7 +65,7 @@ async def test_a_request_is_judged_by_the_policy_of_its_own_moment() -> None:
     async with connected(world) as client:
         await exchange(world, client)
         await client.answer()
-        world.amend(policy('[[deny]]\nreason = "a test"\nhosts = ["example.com"]'))
+        world.amend(policy('[[deny]]\nname = "changed"\nreason = "a test"\nhosts = ["example.com"]'))
         await client.send(get())
         assert (await client.answer()).reason == "name_denied"
     assert world.snapshots == 2
@@ -210,7 +210,10 @@ async def test_an_unexpected_exception_ends_its_connection_only_and_is_told_with
         _fail(world, where)
         async with connected(world) as client:
             await client.send(get(f"http://example.com/{SECRET}"))
+            answer = await client.answer()
             await client.closed()
+        assert (answer.status, answer.reason, answer.fields["connection"]) == (500, "internal_error", "close")
+        assert SECRET.encode() not in answer.body
         world.dial_error = world.record_bug = None
         world.answers.clear()
         await exchange(world, bystander)
@@ -231,8 +234,70 @@ async def test_a_bug_before_the_decision_leaves_a_decision_all_the_same() -> Non
         await client.send(get())
         await client.rest()
     decision, close = world.only()
-    assert (decision.verdict, decision.reason, decision.status) == ("error", "aborted", None)
-    assert close.outcome == "aborted"
+    assert (decision.verdict, decision.reason, decision.status) == ("error", "internal_error", 500)
+    assert (close.outcome, close.reason, close.status) == ("aborted", "internal_error", 500)
+
+
+@in_virtual_time
+async def test_a_bug_behind_the_decision_is_on_record_where_the_request_ends() -> None:
+    """R7: what was decided stays decided."""
+    world = World(buggy=True, dial_error=ValueError("a bug"))
+    async with connected(world) as client:
+        await client.send(connect())
+        assert (await client.answer()).reason == "internal_error"
+    decision, close = world.only()
+    assert (decision.verdict, decision.reason) == ("allow", None)
+    assert (close.verdict, close.reason, close.status) == ("error", "internal_error", 500)
+
+
+@in_virtual_time
+async def test_a_bug_within_a_response_is_followed_by_no_words_of_ours() -> None:
+    """A client must not read our 500 as part of the origin's body."""
+    world = World(buggy=True)
+
+    def streams() -> tuple[HalfCloseableStream, HalfCloseableStream]:
+        ours, theirs = memory_stream_pair()
+        ours.receive_stream.put_data(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+        turns = iter((None, LookupError(SECRET)))
+
+        async def then_bug() -> None:
+            await trio.testing.wait_all_tasks_blocked()
+            if (bug := next(turns)) is not None:
+                raise bug
+
+        ours.receive_stream.receive_some_hook = then_bug
+        return ours, theirs
+
+    world.origin_streams = streams
+    async with connected(world) as client:
+        await client.send(get())
+        assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert await client.rest() == b"half"
+    _, close = world.only()
+    assert (close.outcome, close.reason, close.status) == ("aborted", "internal_error", 200)
+    assert world.complaints[0].startswith("bug: LookupError in then_bug:")
+
+
+@in_virtual_time
+async def test_a_bug_whose_client_has_left_is_told_to_the_operator_all_the_same() -> None:
+    """The 500 reaches nobody; the complaint does."""
+    world = World(buggy=True, dns_seconds=1.0, answers={"example.com": ValueError("a bug")})
+    async with connected(world) as client:
+        await client.send(get())
+        await client.leave()
+        await client.over.wait()
+    (complaint,) = world.complaints
+    assert complaint.startswith("bug: ValueError in _resolve:")
+    assert world.only()[0].reason == "internal_error"
+
+
+@in_virtual_time
+async def test_a_client_is_told_of_a_bug_that_keeps_a_refusal_from_the_log() -> None:
+    """The 500 is the answer to any unexpected exception before a response, and the trail's are no others."""
+    world = World(buggy=True, record_bug=ValueError(SECRET))
+    async with connected(world) as client:
+        await client.send(get("http://127.0.0.1/"))
+        assert (await client.answer()).reason == "internal_error"
 
 
 @in_virtual_time

@@ -213,6 +213,63 @@ async def test_a_decision_to_allow_that_cannot_be_written_is_the_callers_to_hear
 
 
 @in_virtual_time
+async def test_a_decision_that_could_not_be_written_is_written_late_before_the_closing_record() -> None:
+    """R7: no closing record stands without its decision, if the sink recovers in time; and only one decision does."""
+    for refuse in (True, False):
+        world = World(sink_error=SinkError("No space left"))
+        it = trail(world)
+        if refuse:
+            it.refused(Reason.DNS_ERROR, 502, None)
+        else:
+            with pytest.raises(SinkError):
+                it.allowed(allow(world.policy))
+        world.sink_error = None
+        it.close("aborted", 0, 0)
+        assert [(record.event, record.id) for record in world.records] == [("decision", it.id), ("close", it.id)]
+        assert world.records[0].verdict == ("error" if refuse else "allow")
+
+
+@in_virtual_time
+async def test_a_decision_that_was_written_is_not_written_again() -> None:
+    """The neighbour of the one before."""
+    for refuse in (True, False):
+        world = World()
+        it = trail(world)
+        if refuse:
+            it.refused(Reason.DNS_ERROR, 502, None)
+        else:
+            it.allowed(allow(world.policy))
+        it.close("aborted", 0, 0)
+        assert world.events == ["record decision", "record close"]
+
+
+@in_virtual_time
+async def test_a_late_decision_to_allow_says_allow_whatever_came_of_it() -> None:
+    """R11: also where availability was preferred, and the origin then failed; the closing record says that."""
+    world = World(sink_error=SinkError("No space left"))
+    it = trail(world)
+    with pytest.raises(SinkError):
+        it.allowed(allow(world.policy))
+    it.refused(Reason.ORIGIN_MALFORMED, None, None)
+    world.sink_error = None
+    it.close("aborted", 3, 5)
+    decision, close = world.records
+    assert (decision.verdict, close.verdict) == ("allow", "error")
+
+
+@in_virtual_time
+async def test_a_closing_record_is_tried_also_where_its_late_decision_meets_a_bug() -> None:
+    """R7: the end is on record if anything can be."""
+    world = World(sink_error=SinkError("No space left"))
+    it = trail(world)
+    it.refused(Reason.DNS_ERROR, 502, None)
+    world.record_bug = ValueError("a bug")
+    with pytest.raises(ValueError, match="a bug"):
+        it.close("aborted", 0, 0)
+    assert world.events == ["record decision", "record decision", "record close"]
+
+
+@in_virtual_time
 async def test_a_refusal_or_an_end_that_cannot_be_written_is_told_to_the_operator() -> None:
     """R12: nothing was connected to, or it is over already."""
     world = World(sink_error=SinkError("No space left"))
@@ -220,6 +277,7 @@ async def test_a_refusal_or_an_end_that_cannot_be_written_is_told_to_the_operato
     it.refused(Reason.DNS_ERROR, 502, None)
     it.close("refused", 0, 0)
     assert world.complaints == [
+        "audit log: a decision record could not be written: No space left",
         "audit log: a decision record could not be written: No space left",
         "audit log: a close record could not be written: No space left",
     ]
