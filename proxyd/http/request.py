@@ -75,12 +75,16 @@ def field_tokens(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> frozense
     return frozenset(token.strip().lower().decode("latin-1") for token in values.split(b",")) - {""}
 
 
-def _refuse_what_we_do_not_speak(request: h11.Request) -> None:
-    names = {name for name, _ in request.headers}
-    if request.http_version not in (b"1.0", b"1.1"):
+def check_version(head: h11.Request | h11.InformationalResponse | h11.Response) -> None:
+    """Refuse a version that is not ours, and what HTTP/1.0 does not know (RFC 9112 §6.1). Raises Malformed."""
+    if head.http_version not in (b"1.0", b"1.1"):
         raise Malformed("the version is neither HTTP/1.0 nor HTTP/1.1", Reason.VERSION_UNSUPPORTED)
-    if request.http_version == b"1.0" and b"transfer-encoding" in names:
+    if head.http_version == b"1.0" and any(name == b"transfer-encoding" for name, _ in head.headers):
         raise Malformed("HTTP/1.0 has no Transfer-Encoding")
+
+
+def _refuse_what_we_do_not_speak(request: h11.Request) -> None:
+    check_version(request)
     if request.method == b"TRACE":
         raise Malformed("TRACE would reflect credentials", Reason.METHOD_REFUSED)
     if request.http_version == b"1.1" and field_tokens(request.headers, b"expect") - {"100-continue"}:

@@ -16,6 +16,7 @@ import trio
 
 from proxyd.http.fields import grants_websocket, informational_to_client, response_to_client, trailers
 from proxyd.http.framing import Malformed
+from proxyd.http.request import check_version
 from proxyd.policy.verdict import Reason
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ class Forward:
             head = await self.origin.receive_head()
             if isinstance(head, h11.Request):
                 raise Malformed("an origin sends a request")
+            check_version(head)
             self._stir()
             self.status = head.status_code
             if isinstance(head, h11.Response):

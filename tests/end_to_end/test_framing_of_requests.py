@@ -112,6 +112,8 @@ BAD_RESPONSES = {
     "bare LF": b"HTTP/1.1 200 OK\nContent-Length: 0\r\n\r\n",
     "unasked 101": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
     "HTTP/0.9": b"hello\r\n\r\n",
+    "TE in HTTP/1.0": b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "HTTP/2.0": b"HTTP/2.0 200 OK\r\nContent-Length: 0\r\n\r\n",
     "407": b"HTTP/1.1 407 Give me\r\nProxy-Authenticate: Basic realm=x\r\nContent-Length: 0\r\n\r\n",
     "endless 1xx": b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100,
     "head too long": b"HTTP/1.1 200 OK\r\nX: " + b"a" * 40_000 + b"\r\n\r\n",
