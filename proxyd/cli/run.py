@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import resource
+import signal
 import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -47,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     _leave_no_core()
     files = raise_file_limit()
     with ExitStack() as stack:
+        _outlive_early_signals(stack)
         sockets = _bind_all(policy, stack)
         if sockets is None:
             return EX_UNAVAILABLE
@@ -56,6 +58,12 @@ def run(arguments: argparse.Namespace) -> int:
         _say_what_listens(arguments.run_policy, policy, sockets, files)
         trio.run(serve, policy, sockets, servers, sink)
     return 0
+
+
+def _outlive_early_signals(stack: ExitStack) -> None:
+    """Whoever reads that we listen may signal at once; until the daemon hears, the default would end us."""
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        stack.callback(signal.signal, number, signal.signal(number, signal.SIG_IGN))
 
 
 def _bind_all(policy: Policy, stack: ExitStack) -> list[socket.socket] | None:

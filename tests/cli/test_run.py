@@ -296,3 +296,12 @@ def test_the_whole_of_it_runs_until_it_is_told_to_end(
     records = [json.loads(line) for line in Path(log).read_bytes().splitlines()]
     assert [record["event"] for record in records] == ["start", "stop"]
     assert records[0]["listening"][0].startswith("127.0.0.1:")
+
+
+def test_signals_that_come_before_the_daemon_hears_end_nothing(start: Start, write: Callable[[str], str]) -> None:
+    """Whoever waits for the start-up line may send SIGHUP or SIGUSR1 with the next breath."""
+    early = (signal.SIGHUP, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in early]
+    start.at_start = lambda: [signal.raise_signal(number) for number in early]
+    assert main(["--policy", write(text())]) == 0
+    assert [signal.getsignal(number) for number in early] == before

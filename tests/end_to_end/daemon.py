@@ -82,6 +82,12 @@ class Daemon:
         """Every record that is written so far."""
         return [json.loads(line) for line in self.audit.read_text().splitlines()]
 
+    def wait_for_start(self) -> None:
+        """Wait until it is on record that the daemon runs, and hears signals."""
+        for _ in _ticks():
+            if self.lines():
+                return
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
         self._process.send_signal(number)

@@ -233,6 +233,7 @@ def test_a_fifo_that_nobody_reads_is_no_audit_log_and_no_policy(scene: Scene, tm
 
 
 def test_sighup_is_answered_and_ends_nothing(scene: Scene, proxy: Daemon) -> None:
+    proxy.wait_for_start()
     proxy.signal(signal.SIGHUP)
     assert status(proxy.ask(f"GET {scene.url}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())) == 200
     assert "SIGHUP: this version does not reload" in proxy.complaints()
