@@ -302,6 +302,11 @@ def test_signals_that_come_before_the_daemon_hears_end_nothing(start: Start, wri
     """Whoever waits for the start-up line may send SIGHUP or SIGUSR1 with the next breath."""
     early = (signal.SIGHUP, signal.SIGUSR1)
     before = [signal.getsignal(number) for number in early]
-    start.at_start = lambda: [signal.raise_signal(number) for number in early]
+
+    def signalled() -> None:
+        for number in early:
+            signal.raise_signal(number)
+
+    start.at_start = signalled
     assert main(["--policy", write(text())]) == 0
     assert [signal.getsignal(number) for number in early] == before
