@@ -273,3 +273,8 @@ def test_a_limit_that_is_as_high_as_it_goes_is_left_alone(file_limit: int, monke
     with monkeypatch.context() as patched:
         patched.delattr(resource, "setrlimit")
         assert raise_file_limit() == file_limit
+
+
+def test_an_empty_line_of_the_kernel_is_no_address(proc_net: Path) -> None:
+    (proc_net / "if_inet6").write_text(IF_INET6 + "\n")
+    assert IPAddress("2001:db8::17") in own_addresses(proc_net)

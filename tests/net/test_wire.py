@@ -819,3 +819,13 @@ async def test_a_real_client_that_resets_is_a_broken_resource() -> None:
         with pytest.raises(trio.BrokenResourceError):
             await wire.receive_head()
         await wire.linger(1, 100)
+
+
+async def test_our_message_is_torn_from_its_head_to_its_end() -> None:
+    ours, _ = memory_stream_pair()
+    wire = Wire(ours, h11.SERVER)
+    torn = [wire.torn]
+    for event in (h11.Response(status_code=200, headers=[("Content-Length", "0")]), h11.EndOfMessage()):
+        await wire.send(event)
+        torn.append(wire.torn)
+    assert torn == [False, True, False]
