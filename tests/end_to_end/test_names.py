@@ -168,3 +168,23 @@ def test_r9_a_permit_is_no_way_to_the_rest_of_the_world(scene: Scene, way: str) 
     proxy = scene.start('[[permit]]\nhost = "nas.internal"\nports = [22]\nnetworks = ["10.0.0.5/32"]\nreason = "x"\n')
     scene.nameserver.zone["nas.internal"] = Says(a=(namespace.OTHER_4,))
     assert b"403 Forbidden: port_denied" in ask(proxy, way, "nas.internal", 22)
+
+
+def test_attack_3_7_names_under_an_allowed_wildcard_are_on_record(scene: Scene) -> None:
+    """They are looked up, which can carry data out (the README says so): what can be had is that each is logged."""
+    proxy = scene.start('[[allow]]\nhosts = ["*.wild.test"]\nports = [443]\nreason = "x"\n')
+    ask(proxy, "connect", "c2vjcmv0.wild.test", 443)
+    assert [record["host"] for record in proxy.decisions()] == ["c2vjcmv0.wild.test"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_attack_3_10_our_own_resolver_is_no_destination(scene: Scene, proxy: Daemon, way: str) -> None:
+    assert b"403 Forbidden: address_denied" in ask(proxy, way, "127.0.0.1", scene.nameserver.port)
+
+
+def test_attack_3_12_no_origin_connection_outlives_its_request(scene: Scene, proxy: Daemon) -> None:
+    """Requests of one client connection each have an origin connection that was judged for them alone."""
+    first = f"GET {scene.url}/1 HTTP/1.1\r\nHost: x\r\n\r\n"
+    last = f"GET {scene.url}/2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    assert proxy.ask((first + last).encode()).count(b"HTTP/1.1 200 OK") == 2
+    assert scene.origin.connections == 2

@@ -10,7 +10,7 @@ from tests.serve.scene import in_virtual_time
 
 async def _forever() -> bool:
     await trio.sleep_forever()
-    raise AssertionError  # pragma: no cover - it sleeps for ever
+    raise AssertionError  # it sleeps for ever
 
 
 async def _at_once() -> bool:
@@ -81,6 +81,6 @@ async def test_a_wait_that_is_cancelled_from_outside_is_no_answer() -> None:
     """The drain's deadline ends the session; it must not look like a client who left."""
     with trio.move_on_after(2.0) as scope:
         await Drain().wait(_forever, 60.0)
-        raise AssertionError  # pragma: no cover - never reached
+        raise AssertionError  # never reached
     assert scope.cancelled_caught
     assert trio.current_time() == 2.0

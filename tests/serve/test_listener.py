@@ -96,7 +96,7 @@ class Listening:
                 raise told
             return told, ("127.0.0.1", 1)
         await trio.sleep_forever()
-        raise AssertionError  # pragma: no cover - it sleeps for ever
+        raise AssertionError  # it sleeps for ever
 
     def __enter__(self) -> Self:
         return self
