@@ -10,7 +10,12 @@ import ctypes
 import os
 import socket
 import struct
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ORIGIN_4, ORIGIN_6 = "93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946"
 OTHER_4 = "93.184.216.35"
@@ -23,7 +28,8 @@ PROTECTED = (
 """Addresses that nobody may reach; each is really there, so that a connection would succeed."""
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x1000_0000, 0x4000_0000
-_RTM_NEWLINK, _RTM_NEWADDR, _IFF_UP, _IFA_F_NODAD, _LOOPBACK = 16, 20, 1, 2, 1
+_RTM_NEWLINK, _RTM_NEWADDR, _RTM_NEWROUTE, _IFF_UP, _IFA_F_NODAD, _LOOPBACK = 16, 20, 24, 1, 2, 1
+_RT_TABLE_LOCAL, _RTPROT_STATIC, _RT_SCOPE_HOST, _RTN_LOCAL, _RTA_OIF = 255, 4, 254, 2, 4
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_EXCL, _NLM_F_CREATE = 1, 4, 0x200, 0x400
 _FORCED = os.environ.get("PROXYD_TESTS_ON_PLAIN_LOOPBACK") == "1"
 
@@ -34,11 +40,30 @@ def enter() -> None:
     """Move into a namespace with all of these addresses, if that can be had."""
     global isolated  # noqa: PLW0603 - a process is in one network
     if not _FORCED and _unshare():
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
-            _ask(kernel, _RTM_NEWLINK, 0, struct.pack("=BxHiII", 0, 0, _LOOPBACK, _IFF_UP, _IFF_UP))
+        with _loopback_up() as kernel:
             for address in (ORIGIN_4, ORIGIN_6, OTHER_4, *PROTECTED):
                 _ask(kernel, _RTM_NEWADDR, _NLM_F_CREATE | _NLM_F_EXCL, _address(address))
         isolated = True
+
+
+@contextmanager
+def everywhere() -> Iterator[None]:
+    """For as long as it lasts, another network of this thread's, in which every address there is is this host's.
+
+    No address is assigned but loopback's: a route makes them local ("AnyIP"), so that none of them looks like
+    the host's own to a program that asks the kernel. What is opened meanwhile stays in that network.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    with Path("/proc/thread-self/ns/net").open() as before:
+        if libc.unshare(_CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), "no second network namespace")
+        try:
+            with _loopback_up() as kernel:
+                for family in (socket.AF_INET, socket.AF_INET6):
+                    _ask(kernel, _RTM_NEWROUTE, _NLM_F_CREATE | _NLM_F_EXCL, _all_local(family))
+            yield
+        finally:
+            libc.setns(before.fileno(), _CLONE_NEWNET)
 
 
 def origin_4() -> str:
@@ -63,6 +88,20 @@ def _unshare() -> bool:
     Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
     Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
     return True
+
+
+@contextmanager
+def _loopback_up() -> Iterator[socket.socket]:
+    """The kernel's ear (netlink(7)) in the network of this thread, with its loopback interface up."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
+        _ask(kernel, _RTM_NEWLINK, 0, struct.pack("=BxHiII", 0, 0, _LOOPBACK, _IFF_UP, _IFF_UP))
+        yield kernel
+
+
+def _all_local(family: int) -> bytes:
+    """An rtmsg of a default route that makes all addresses local, with the interface (rtnetlink(7))."""
+    kind = (0, 0, 0, _RT_TABLE_LOCAL, _RTPROT_STATIC, _RT_SCOPE_HOST, _RTN_LOCAL, 0)
+    return struct.pack("=BBBBBBBBI", family, *kind) + struct.pack("=HHI", 8, _RTA_OIF, _LOOPBACK)
 
 
 def _address(text: str) -> bytes:
