@@ -50,8 +50,8 @@ def enter() -> None:
 def everywhere() -> Iterator[None]:
     """For as long as it lasts, another network of this thread's, in which every address there is is this host's.
 
-    No address is assigned but loopback's: a route makes them local ("AnyIP"), so that none of them looks like
-    the host's own to a program that asks the kernel. What is opened meanwhile stays in that network.
+    No address is assigned but loopback's: a route makes them local ("AnyIP"). What is opened meanwhile stays in that
+    network.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     with Path("/proc/thread-self/ns/net").open() as before:
