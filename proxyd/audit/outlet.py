@@ -1,11 +1,13 @@
 """A file descriptor to write lines to without ever waiting: for the reader of a pipe, or for a stopped terminal.
 
 The descriptor may be inherited, and O_NONBLOCK belongs to what is open behind it, which others share: so it is
-opened anew where the system can (pipes, terminals), told for each write (sockets), or asked first.
+opened anew where the system can (pipes, terminals), told for each write (sockets), or asked first. Files never wait,
+and are appended to by all who share them: opened anew, one would write where another has written already.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import socket
@@ -45,6 +47,7 @@ class Outlet:
 
     def _prepare(self, mode: int) -> None:
         if stat.S_ISREG(mode):
+            fcntl.fcntl(self.fd, fcntl.F_SETFL, fcntl.fcntl(self.fd, fcntl.F_GETFL) | os.O_APPEND)
             return
         self._ask_first = True  # until it is known how else not to wait
         if stat.S_ISSOCK(mode):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -35,7 +36,7 @@ class Sink:
 
     def __init__(self, fd: int) -> None:
         self._outlet = Outlet(fd)
-        self._torn = False
+        self._torn = _ends_torn(f"/proc/self/fd/{fd}")
         self._render: Callable[[Record], bytes] = console_line if os.isatty(fd) else json_line
 
     def write(self, record: Record) -> None:
@@ -69,7 +70,6 @@ class FileSink(Sink):
         self._path = path
         self._clock = clock
         super().__init__(os.open(path, _OPEN_FLAGS, _MODE))
-        self._torn = _ends_torn(path)
         self._checked = clock()
 
     def write(self, record: Record) -> None:
@@ -86,14 +86,13 @@ class FileSink(Sink):
             fd = os.open(self._path, _OPEN_FLAGS, _MODE)
         except OSError as error:
             raise SinkError(error.strerror) from None
-        self.close()
-        self._outlet = Outlet(fd)
+        before, self._outlet = self._outlet, Outlet(fd)
         self._torn = _ends_torn(self._path)
+        _close(before)
 
     def close(self) -> None:
         """Close the file."""
-        super().close()
-        os.close(self._outlet.fd)
+        _close(self._outlet)
 
     def _reopen_if_moved(self) -> None:
         ours = os.fstat(self._outlet.fd)
@@ -104,6 +103,14 @@ class FileSink(Sink):
             return
         if (named.st_dev, named.st_ino) != (ours.st_dev, ours.st_ino):
             self.reopen()
+
+
+def _close(outlet: Outlet) -> None:
+    """Close an outlet and its file. The number is free again even where close(2) fails, so it is never used again."""
+    with suppress(OSError):
+        outlet.close()
+    with suppress(OSError):
+        os.close(outlet.fd)
 
 
 def _ends_torn(path: str) -> bool:

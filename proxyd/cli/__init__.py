@@ -11,13 +11,14 @@ Nothing the user typed yields a traceback: exit status 2 for bad usage, 78 for a
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from proxyd import __version__
 from proxyd.cli import check, explain, run
-from proxyd.cli.files import EX_CONFIG
+from proxyd.cli.files import EX_CONFIG, EX_IOERR, complain
 from proxyd.policy.text import printable
 
 if TYPE_CHECKING:
@@ -29,36 +30,55 @@ examples:
   proxyd check policies/default.toml                load a policy and run its tests
   proxyd explain http://10.0.0.1/ --policy FILE     say how a request would be judged
 
-exit status: 0 success, 1 a denial (explain), 2 bad usage, 69 cannot listen, 78 bad policy
+exit status: 0 success, 1 a denial (explain), 2 bad usage, 69 cannot listen, 74 stdout cannot be written,
+78 bad policy
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
-    parser = _parser()
     if sys.stdout is None or sys.stderr is None:
         return _without_streams()
+    _spell_what_they_can()
+    parser = _parser()
     chosen = parser.parse_args(arguments)
     if chosen.command is None and chosen.run_policy is None:
         parser.error("say which policy to run: proxyd --policy policies/default.toml")
     if chosen.command is not None and chosen.run_policy is not None:
         parser.error(f"--policy before a command runs the proxy; put what {chosen.command} takes behind it")
     try:
-        status = int(chosen.run(chosen))
-        sys.stdout.flush()
+        return _said(int(chosen.run(chosen)))
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        _forget_stdout()
-        return 1
+    except OSError as error:
+        if chosen.command is None:
+            raise  # the daemon writes nothing through here: this is a bug of its own
+        return _lost(error)
+
+
+def _spell_what_they_can() -> None:
+    """A terminal that knows no dots above letters gets escapes, and not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _said(status: int) -> int:
+    """The status, once all that was said is in the system's hands."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        return _lost(error)
     return status
 
 
-def _forget_stdout() -> None:
-    """The reader of our output left, and there is nobody to tell; the interpreter would try once more at its end."""
+def _lost(error: OSError) -> int:
+    """Nobody can be told on stdout any more; the interpreter would try once more at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
+    complain(f"stdout: {error.strerror}; what there was to say is lost")
+    return EX_IOERR
 
 
 class _Parser(argparse.ArgumentParser):
@@ -66,6 +86,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         super().error(printable(message))
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Help and version have been said, or were lost."""
+        super().exit(_said(status), message)
 
 
 def _without_streams() -> int:

@@ -6,6 +6,7 @@ import datetime as dt
 import os
 import stat
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 EX_USAGE: Final = 2  # as argparse says it
 EX_UNAVAILABLE: Final = 69  # sysexits.h: a service cannot be offered
+EX_IOERR: Final = 74  # sysexits.h: an error while doing I/O
 EX_CONFIG: Final = 78  # sysexits.h: something in the configuration
 
 MAX_FILE: Final = 1024 * 1024  # octets of one policy file; nobody reviews more
@@ -34,6 +36,8 @@ def read_policy_file(name: str, beside: str | None) -> tuple[str, bytes]:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(0, "it is no regular file")
         data = file.read(MAX_FILE + 1)
+    if data is None:
+        raise OSError(0, "it has nothing to be read now")
     if len(data) > MAX_FILE:
         raise OSError(0, f"larger than {MAX_FILE} bytes")
     return path, data
@@ -55,5 +59,12 @@ def load_or_complain(name: str) -> Policy | None:
 
 
 def complain(line: str) -> None:
-    """One line on stderr; a file's control characters do not reach the terminal."""
-    sys.stderr.write(f"proxyd: {printable(line)}\n")
+    """One line on stderr; a file's control characters do not reach the terminal.
+
+    A reader that is slow is waited for, as it must see every problem. A stderr that is full or gone is no reason not to
+    serve; through its buffer, which keeps what it could not write, it would change the exit status.
+    """
+    with suppress(OSError):
+        os.write(
+            sys.stderr.fileno(), f"proxyd: {printable(line)}\n".encode(sys.stderr.encoding, errors="backslashreplace")
+        )

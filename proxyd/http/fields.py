@@ -35,7 +35,16 @@ _PROTECTED = frozenset({b"host", b"content-length", b"transfer-encoding", b"via"
 # fields, and those in which the common authenticating proxies vouch for a user (MISSION: trusted-proxy auth).
 _IDENTITY = frozenset(
     {b"forwarded", b"x-real-ip", b"true-client-ip", b"client-ip", b"cf-connecting-ip", b"fastly-client-ip"}
-    | {b"x-user", b"x-username", b"x-userinfo", b"x-email", b"x-originating-ip", b"x-cluster-client-ip", b"x-host"}
+    | {
+        b"x-user",
+        b"x-user-id",
+        b"x-username",
+        b"x-userinfo",
+        b"x-email",
+        b"x-originating-ip",
+        b"x-cluster-client-ip",
+        b"x-host",
+    }
     | {b"sm-user", b"x-token-subject", b"x-rewrite-url", b"x-arr-clientcert", b"x-azure-clientip"}
 )
 _IDENTITY_PREFIXES = (
@@ -52,6 +61,7 @@ _NO_TRAILERS = frozenset(
     | {b"cookie", b"expect", b"host", b"max-forwards", b"set-cookie", b"trailer", b"transfer-encoding", b"via"}
 )
 _UPGRADE: Final[Fields] = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+_LONGEST_STATUS = 2048  # octets of a Proxy-Status that are worth reading
 _PUNCTUATION = re.compile(rb"[^a-z0-9]")
 # A list whose quoted strings all end, and its members (RFC 8941 §3.1). Possessive, so that no value costs more than it
 # is long.
@@ -70,7 +80,7 @@ def request_to_origin(request: h11.Request, asked: Asked, via: str, *, drop_iden
     fields = _without_identity(fields) if drop_identity else fields
     fields.append((b"Via", _via(request.http_version, via)))
     fields += _UPGRADE if asked.upgrade else [(b"Connection", b"close")]
-    return h11.Request(method=request.method, target=asked.origin_form, headers=fields)
+    return h11.Request(method=request.method, target=asked.origin_form, headers=_plain_length(fields))
 
 
 def response_to_client(response: h11.Response, via: str) -> h11.Response:
@@ -79,7 +89,7 @@ def response_to_client(response: h11.Response, via: str) -> h11.Response:
     framing = {b"transfer-encoding", b"content-length"} if empty else {b"transfer-encoding"}
     fields = _without(framing, _without_our_status(_end_to_end(response)))
     fields.append((b"Via", _via(response.http_version, via)))
-    return h11.Response(status_code=response.status_code, headers=fields, reason=response.reason)
+    return h11.Response(status_code=response.status_code, headers=_plain_length(fields), reason=response.reason)
 
 
 def informational_to_client(response: h11.InformationalResponse) -> h11.InformationalResponse:
@@ -119,6 +129,11 @@ def _end_to_end(message: Message) -> Fields:
 def _without(names: AbstractSet[bytes], fields: Iterable[tuple[bytes, bytes]]) -> Fields:
     """The fields that bear none of `names`."""
     return [(name, value) for name, value in fields if name.lower() not in names]
+
+
+def _plain_length(fields: Fields) -> Fields:
+    """Content-Length written anew: a reader that takes `010` for octal must not disagree with us."""
+    return [(name, b"%d" % int(value) if name.lower() == b"content-length" else value) for name, value in fields]
 
 
 def _without_identity(fields: Fields) -> Fields:
@@ -162,7 +177,7 @@ def _without_our_status(fields: Fields) -> Fields:
 
 
 def _members_of_others(value: bytes) -> bytes:
-    if not _STRUCTURED_LIST.fullmatch(value):
+    if len(value) > _LONGEST_STATUS or not _STRUCTURED_LIST.fullmatch(value):
         return b""
     members = (member.strip(b" \t") for member in _STRUCTURED_MEMBER.findall(value))
     return b", ".join(member for member in members if member and not _is_ours(member))

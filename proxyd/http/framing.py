@@ -21,6 +21,8 @@ MAX_CHUNK_EXTENSIONS = 16 * 1024  # octets of extensions in one message: they ca
 _AMBIGUOUS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n|\r\n[ \t]")
 _LENGTH = re.compile(rb"\r\nContent-Length:([^\r]*)", re.IGNORECASE)
 _CODING = re.compile(rb"\r\nTransfer-Encoding:([^\r]*)", re.IGNORECASE)
+# Gateways to CGI and the like read a punctuation mark as a hyphen: one of these would frame the message for them alone.
+_LOOKALIKE = re.compile(rb"\r\n(?:content[^0-9a-z:\r-]length|transfer[^0-9a-z:\r-]encoding):", re.IGNORECASE)
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 _CHUNK_LINE = re.compile(rb"[0-9A-Fa-f]{1,15}(;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 
@@ -39,6 +41,8 @@ def check_head(head: bytes) -> None:
         raise Malformed("a line of the head ends, continues or contains what it must not")
     if head.count(b"\r\n") > MAX_FIELDS + 2:  # the start line and the empty one
         raise Malformed("the head has too many fields", Reason.HEAD_TOO_LARGE)
+    if _LOOKALIKE.search(head):
+        raise Malformed("a field is named almost as one that frames the message")
     lengths = [value.strip(b" \t") for value in _LENGTH.findall(head)]
     codings = [value.strip(b" \t").lower() for value in _CODING.findall(head)]
     if len(lengths) > 1 or not all(_DIGITS.fullmatch(length) for length in lengths):

@@ -18,6 +18,7 @@ from proxyd.policy.verdict import Reason
 
 _POLICY = "Refused by policy; do not retry. Ask your operator, citing this decision id."
 _REQUEST = "The request cannot be understood in exactly one way; do not retry it unchanged."
+_SLOW = "The request was not complete in time; it may help to send it again, faster."
 _LATER = "The destination could not be reached; it may help to try again later."
 _ORIGIN = "The destination answered with something that is no valid HTTP; do not retry soon."
 _LOOP = "The request came back to this proxy; do not retry. Tell your operator, citing this decision id."
@@ -45,7 +46,8 @@ _ANSWERS: Final = {
     Reason.ADDRESS_DENIED: _Answer(403, "destination_ip_prohibited", _POLICY),
     Reason.MALFORMED_REQUEST: _Answer(400, "http_request_error", _REQUEST),
     Reason.HEAD_TOO_LARGE: _Answer(431, "http_request_error", _REQUEST),
-    Reason.HEAD_TIMEOUT: _Answer(408, "http_request_error", _REQUEST),
+    Reason.HEAD_TIMEOUT: _Answer(408, "http_request_error", _SLOW),
+    Reason.BODY_TIMEOUT: _Answer(408, "http_request_error", _SLOW),
     Reason.METHOD_REFUSED: _Answer(405, "http_request_denied", _REQUEST),
     Reason.EXPECTATION_FAILED: _Answer(417, "http_request_error", _REQUEST),
     Reason.VERSION_UNSUPPORTED: _Answer(505, "http_request_error", _REQUEST),

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     import h11
 
+MAX_MEMBERS = 256  # of Connection, Upgrade, Expect or Via
+
 _METHODS = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
     | {"COPY", "LOCK", "MKCOL", "MOVE", "PROPFIND", "PROPPATCH", "QUERY", "REPORT", "SEARCH", "TRACE", "UNLOCK"}
@@ -70,8 +72,13 @@ def read_request(request: h11.Request, via: str) -> Asked:
 
 
 def field_tokens(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> frozenset[str]:
-    """The members of a list field, in lower case. `name` and the names in `fields` are in lower case."""
+    """The members of a list field, in lower case. `name` and the names in `fields` are in lower case.
+
+    Raises Malformed for one of more than MAX_MEMBERS members: each costs us more than it costs who sends it.
+    """
     values = b",".join(value for field, value in fields if field == name)
+    if values.count(b",") >= MAX_MEMBERS:
+        raise Malformed("a list field has too many members", Reason.HEAD_TOO_LARGE)
     return frozenset(token.strip().lower().decode("latin-1") for token in values.split(b",")) - {""}
 
 
@@ -107,9 +114,8 @@ def _origin_form(method: bytes, path: str) -> str:
 
 def _wants_websocket(request: h11.Request) -> bool:
     """Whether to pass an upgrade on: to a WebSocket and nothing else, and only without a body to confuse it."""
-    asked = "websocket" in field_tokens(request.headers, b"upgrade") and "upgrade" in field_tokens(
-        request.headers, b"connection"
-    )
+    upgrades, options = (field_tokens(request.headers, name) for name in (b"upgrade", b"connection"))
+    asked = "websocket" in upgrades and "upgrade" in options
     if not asked or request.method != b"GET" or request.http_version != b"1.1":
         return False
     if _has_body(request):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from proxyd.policy.verdict import Allow
 
 STAGGER_SECONDS: Final = 0.25  # RFC 8305 §5, "Connection Attempt Delay"
+MOST_ATTEMPTS: Final = 8  # an answer with dozens of addresses would make a scanner of us
 
 _OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
@@ -59,7 +60,7 @@ async def dial(allow: Allow) -> Dialled:
 
     try:
         async with trio.open_nursery() as race:
-            for address in interleaved(allow.addresses):
+            for address in interleaved(allow.addresses)[:MOST_ATTEMPTS]:
                 over = trio.Event()
                 race.start_soon(attempt, address, over)
                 with trio.move_on_after(STAGGER_SECONDS):
@@ -78,6 +79,8 @@ def _prove(socket: trio.socket.SocketType, address: IPAddress, port: int) -> Non
     peer, peer_port, *_ = socket.getpeername()
     if (IPAddress(peer), peer_port) != (address, port):
         raise RuntimeError("connected to an address that was not judged")
+    if socket.getsockname() == socket.getpeername():
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself: nobody listens there")
 
 
 def _close(dialled: list[Dialled]) -> None:
@@ -112,6 +115,8 @@ def _most_telling(failures: list[OSError]) -> Reason:
     met = {failure.errno for failure in failures}
     if met & _OURS:
         return Reason.OUT_OF_RESOURCES
+    if errno.ENOTCONN in met:
+        return Reason.ORIGIN_CLOSED  # it stood, and was reset before we could look whom it led to
     if errno.ECONNREFUSED in met:
         return Reason.CONNECT_REFUSED
     if met == {errno.ETIMEDOUT}:

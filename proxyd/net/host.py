@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from netaddr import IPAddress
+from netaddr import IPNetwork
 
 from proxyd.policy.address import BadTarget, Endpoint, parse_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from netaddr import IPAddress
 
 # A dead peer is found after KEEPALIVE_IDLE + KEEPALIVE_COUNT * KEEPALIVE_INTERVAL seconds of silence: two minutes.
 KEEPALIVE_IDLE: Final = 60
@@ -25,6 +27,7 @@ KEEPALIVE_COUNT: Final = 4
 _DNS_PORT: Final = 53
 _RESOLV_CONF: Final = Path("/etc/resolv.conf")
 _PROC_NET: Final = Path("/proc/net")
+_RTF_LOCAL: Final = 0x8000_0000  # linux/ipv6_route.h
 
 
 class _SetsOptions(Protocol):
@@ -45,14 +48,15 @@ def keep_alive(sock: _SetsOptions) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
-def own_addresses(proc_net: Path = _PROC_NET) -> frozenset[IPAddress]:
-    """Every address of this host, as Linux tells it. Raises OSError: not to know is not to have none (R12).
+def own_addresses(proc_net: Path = _PROC_NET) -> frozenset[IPNetwork]:
+    """Every address of this host, and every network that a local route makes its own, as Linux tells it.
 
-    Elsewhere than on Linux there is nothing to read, and only loopback is known to be ours.
+    Raises OSError: not to know is not to have none (R12). Elsewhere than on Linux there is nothing to read, and only
+    loopback is known to be ours.
     """
     if sys.platform != "linux":
         return frozenset()
-    return frozenset((*_own_ipv4(proc_net / "fib_trie"), *_own_ipv6(proc_net / "if_inet6")))
+    return frozenset((*_own_ipv4(proc_net / "fib_trie"), *_own_ipv6(proc_net)))
 
 
 def system_servers(resolv_conf: Path = _RESOLV_CONF) -> tuple[Endpoint, ...]:
@@ -76,23 +80,31 @@ def raise_file_limit() -> int:
     return hard
 
 
-def _own_ipv4(fib_trie: Path) -> Iterator[IPAddress]:
-    """The leaves of the routing trie that are marked `/32 host LOCAL`."""
-    leaf = None
+def _own_ipv4(fib_trie: Path) -> Iterator[IPNetwork]:
+    """The leaves of the routing trie that are marked `/32 host LOCAL`; wider ones are "AnyIP" (ip-route(8), local)."""
+    leaf = ""
     for line in fib_trie.read_text("ascii", errors="replace").splitlines():
         words = line.split()
         if words[:1] == ["|--"]:
-            leaf = _address(words[1])
-        elif words == ["/32", "host", "LOCAL"] and leaf is not None:
-            yield leaf
+            leaf = words[1]
+        elif words[1:] == ["host", "LOCAL"] and leaf:
+            yield IPNetwork(f"{leaf}{words[0]}")
 
 
-def _own_ipv6(if_inet6: Path) -> Iterator[IPAddress]:
-    if not if_inet6.exists() and if_inet6.parent.exists():
+def _own_ipv6(proc_net: Path) -> Iterator[IPNetwork]:
+    """The interfaces' addresses, and the local routes."""
+    if not (proc_net / "if_inet6").exists() and proc_net.exists():
         return  # a kernel without IPv6 has no such file
-    for line in if_inet6.read_text("ascii", errors="replace").splitlines():
-        if words := line.split():
-            yield IPAddress(int(words[0], 16), 6)
+    for words in _lines(proc_net / "if_inet6"):
+        yield IPNetwork((int(words[0], 16), 128), version=6)
+    for words in _lines(proc_net / "ipv6_route"):
+        if int(words[8], 16) & _RTF_LOCAL:
+            yield IPNetwork((int(words[0], 16), int(words[1], 16)), version=6)
+
+
+def _lines(path: Path) -> Iterator[list[str]]:
+    """The lines of a table, in words."""
+    return filter(None, map(str.split, path.read_text("ascii", errors="replace").splitlines()))
 
 
 def _address(text: str) -> IPAddress | None:

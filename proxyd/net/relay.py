@@ -1,5 +1,7 @@
 """Two streams joined into a tunnel, byte for byte: half-closes pass through, and silence has an end.
 
+A tunnel of which one side has ended may be silent only for HALF_CLOSED_SECONDS: the peer that ended may be gone.
+
 The portable relay: one task a direction, bounded memory. What the bytes mean is nobody's business here.
 """
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from trio.abc import HalfCloseableStream
 
 PIECE: Final = 64 * 1024  # octets in flight in one direction
+HALF_CLOSED_SECONDS: Final = 120.0  # about what TCP keepalive takes to find a dead peer
 
 
 @dataclass(slots=True)
@@ -41,20 +44,26 @@ async def relay(
 
     early: what the client and the origin had sent before the tunnel stood.
     """
-    with trio.CancelScope(deadline=trio.current_time() + idle_seconds) as scope:
+    patience = idle_seconds
+    with trio.CancelScope(deadline=trio.current_time() + patience) as scope:
 
         def moved_up(count: int) -> None:
             flow.up += count
-            scope.deadline = trio.current_time() + idle_seconds
+            scope.deadline = trio.current_time() + patience
 
         def moved_down(count: int) -> None:
             flow.down += count
-            scope.deadline = trio.current_time() + idle_seconds
+            scope.deadline = trio.current_time() + patience
+
+        def ended() -> None:
+            nonlocal patience
+            patience = min(idle_seconds, HALF_CLOSED_SECONDS)
+            scope.deadline = trio.current_time() + patience
 
         try:
             async with trio.open_nursery() as directions:
-                directions.start_soon(_carry, client, origin, early[0], moved_up)
-                directions.start_soon(_carry, origin, client, early[1], moved_down)
+                directions.start_soon(_carry, client, origin, early[0], moved_up, ended)
+                directions.start_soon(_carry, origin, client, early[1], moved_down, ended)
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
             flow.outcome = "reset"
         else:
@@ -64,7 +73,11 @@ async def relay(
 
 
 async def _carry(
-    source: HalfCloseableStream, sink: HalfCloseableStream, early: bytes, moved: Callable[[int], None]
+    source: HalfCloseableStream,
+    sink: HalfCloseableStream,
+    early: bytes,
+    moved: Callable[[int], None],
+    ended: Callable[[], None],
 ) -> None:
     """One direction, to its end: the next piece is read when the last one was taken, so memory stays bounded."""
     piece: bytes | bytearray = early or await source.receive_some(PIECE)
@@ -72,4 +85,5 @@ async def _carry(
         await sink.send_all(piece)
         moved(len(piece))
         piece = await source.receive_some(PIECE)
+    ended()
     await sink.send_eof()

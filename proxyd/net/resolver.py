@@ -6,17 +6,20 @@ every name of a CNAME chain is handed over with them so that it can be.
 
 from __future__ import annotations
 
+import struct
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-import dns.asyncbackend
-import dns.asyncquery
 import dns.exception
+import dns.flags
 import dns.message
 import dns.name
 import dns.rcode
+import dns.rdataclass
 import dns.rdatatype
+import dns.wire
 import trio
 from netaddr import IPAddress
 
@@ -41,10 +44,16 @@ NEGATIVE_TTL: Final = 5.0
 LONGEST_CHAIN: Final = 8  # CNAMEs; real chains have two or three
 MOST_ADDRESSES: Final = 64  # of one family
 _PAYLOAD: Final = 1232  # octets of a UDP answer that no path fragments (DNS Flag Day 2020)
+MOST_OCTETS: Final = 8192  # of one answer; the longest honest one has 64 addresses and a chain
+MOST_RECORDS: Final = MOST_ADDRESSES + 4 * LONGEST_CHAIN  # of its answer section, signatures included
+
+_LONGEST_DATAGRAM: Final = 65535
+_HEADER_OCTETS: Final = 12  # RFC 1035 §4.1.1: id, flags, and how many records each of the four sections has
+_COUNT_OF_ANSWERS: Final = slice(6, 8)
+_POINTER: Final = 0xC0
+_UNKNOWN: Final = struct.pack("!2H", 65280, dns.rdataclass.IN)  # a type for private use (RFC 6895 §3.1)
 
 _RDTYPES: Final = (dns.rdatatype.A, dns.rdatatype.AAAA)
-_BROKEN_OFF: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
-_TRIO: Final = dns.asyncbackend.get_backend("trio")
 
 
 class DnsError(Exception):
@@ -53,6 +62,10 @@ class DnsError(Exception):
     def __init__(self, why: str, reason: Reason = Reason.DNS_ERROR) -> None:
         super().__init__(why)
         self.reason = reason
+
+
+class _NoSuchName(DnsError):  # noqa: N818 - as DnsError, with one thing more to say
+    """A server said that the name does not exist: that is an answer, and no reason to ask another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +89,95 @@ async def ask(query: dns.message.Message, server: Endpoint) -> dns.message.Messa
     """Put one question to one server, over UDP and, if the answer is truncated, over TCP.
 
     Only an answer from that server's address and port, with our id and our question, counts.
-    Raises dns.exception.DNSException or OSError.
+    Raises dns.exception.DNSException, OSError, or EOFError.
     """
-    answer, _ = await dns.asyncquery.udp_with_fallback(
-        query,
-        str(server.address),
-        port=server.port,
-        timeout=TRY_SECONDS,
-        ignore_unexpected=True,
-        ignore_errors=True,
-        backend=_TRIO,
-    )
+    with trio.move_on_after(TRY_SECONDS):
+        family = trio.socket.AF_INET6 if server.address.version == 6 else trio.socket.AF_INET  # noqa: PLR2004
+        where = (str(server.address), server.port)
+        return await _ask_by_udp(query, family, where) or await _ask_by_tcp(query, family, where)
+    raise dns.exception.Timeout
+
+
+async def _ask_by_udp(query: dns.message.Message, family: int, where: tuple[str, int]) -> dns.message.Message | None:
+    """The first datagram that answers the question; None if that is truncated. Others are passed over (ATTACKS 3.8)."""
+    with trio.socket.socket(family, trio.socket.SOCK_DGRAM) as sock:
+        await sock.connect(where)  # the kernel lets in nobody else's, and tells of a server that is not there
+        await sock.send(query.to_wire())
+        while True:
+            data = await sock.recv(_LONGEST_DATAGRAM)
+            with suppress(dns.exception.DNSException, ValueError):
+                answer = _parsed(data)
+                if query.is_response(answer):
+                    return None if answer.flags & dns.flags.TC else answer
+
+
+async def _ask_by_tcp(query: dns.message.Message, family: int, where: tuple[str, int]) -> dns.message.Message:
+    """The answer behind its length (RFC 1035 §4.2.2). Raises OSError, EOFError or dns.exception.DNSException."""
+    with trio.socket.socket(family, trio.socket.SOCK_STREAM) as sock:
+        await sock.connect(where)
+        stream = trio.SocketStream(sock)
+        await stream.send_all(query.to_wire(prepend_length=True))
+        length = int.from_bytes(await _exactly(stream, 2), "big")
+        if length > MOST_OCTETS:
+            raise dns.exception.FormError
+        answer = _parsed(await _exactly(stream, length))
+    if not query.is_response(answer):
+        raise dns.exception.FormError
     return answer
+
+
+async def _exactly(stream: trio.SocketStream, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        piece = await stream.receive_some(count - len(data))
+        if not piece:
+            raise EOFError("the server ended the connection")
+        data += piece
+    return data
+
+
+def _parsed(data: bytes) -> dns.message.Message:
+    """What of a message is read here: its question, and the addresses and aliases of its answer.
+
+    To read a message takes time for each name, and for some records the square of its labels: more than an honest
+    answer has is not read. Raises dns.exception.DNSException.
+    """
+    parser = dns.wire.Parser(data)
+    _, flags, questions, answers, *_ = parser.get_struct("!6H")
+    if len(data) > MOST_OCTETS or questions > 1 or answers > MOST_RECORDS:
+        raise dns.exception.FormError
+    wire = bytearray(data)
+    wire[_COUNT_OF_ANSWERS.stop : _HEADER_OCTETS] = bytes(4)
+    if flags & dns.flags.TC:
+        wire[_COUNT_OF_ANSWERS] = bytes(2)
+    else:
+        _hide_what_is_not_read(wire, parser, questions, answers)
+    return dns.message.from_wire(bytes(wire), ignore_trailing=True)
+
+
+def _hide_what_is_not_read(wire: bytearray, parser: dns.wire.Parser, questions: int, answers: int) -> None:
+    """Let each record of the answer that is no address, and each alias too many, be of a type that nobody knows."""
+    for _ in range(questions):
+        _pass_name(parser)
+        parser.get_struct("!2H")
+    aliases = 0
+    for _ in range(answers):
+        _pass_name(parser)
+        at = parser.current
+        rdtype, rdclass, _, length = parser.get_struct("!HHIH")
+        parser.get_bytes(length)
+        aliases += rdtype == dns.rdatatype.CNAME
+        read = rdtype in _RDTYPES or (rdtype == dns.rdatatype.CNAME and aliases <= LONGEST_CHAIN + 1)
+        if not read or rdclass != dns.rdataclass.IN:
+            wire[at : at + 4] = _UNKNOWN
+
+
+def _pass_name(parser: dns.wire.Parser) -> None:
+    """Go behind a name, also behind one that ends in a pointer (RFC 1035 §4.1.4)."""
+    while 0 < (length := parser.get_uint8()) < _POINTER:
+        parser.get_bytes(length)
+    if length:
+        parser.get_uint8()
 
 
 class Resolver:
@@ -132,7 +222,7 @@ class Resolver:
         try:
             lookup.outcome, ttl = await self._look_up(name)
         except DnsError as error:
-            lookup.outcome = error
+            lookup.outcome = DnsError(str(error), error.reason)  # a new one, without the frames it passed through
         except Exception:  # noqa: BLE001 - it would end the daemon: whatever an answer brings about, the lookup failed
             lookup.outcome = DnsError("the lookup failed in a way that nobody foresaw")
         finally:
@@ -187,11 +277,13 @@ class Resolver:
                 query = dns.message.make_query(dns.name.from_text(name + "."), rdtype, use_edns=0, payload=_PAYLOAD)
                 try:
                     return _read_answer(await self._ask(query, server))
+                except _NoSuchName:
+                    raise
                 except DnsError as error:
                     failure = error
                 except dns.exception.Timeout:
                     silent = True
-                except (dns.exception.DNSException, OSError, EOFError, *_BROKEN_OFF):
+                except (dns.exception.DNSException, OSError, EOFError, trio.BrokenResourceError):
                     failure = DnsError("a server could not be asked, or its answer could not be read")
             if not silent:
                 break
@@ -200,13 +292,13 @@ class Resolver:
 
 def _read_answer(message: dns.message.Message) -> _Answer:
     """The addresses at the end of the chain that begins with the question; nothing else in the message counts."""
-    if message.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+    if message.rcode() == dns.rcode.NXDOMAIN:
+        raise _NoSuchName("the name does not exist")
+    if message.rcode() != dns.rcode.NOERROR:
         raise DnsError(f"the server answered {dns.rcode.to_text(message.rcode())}")
     if not isinstance(message, dns.message.QueryMessage):
         raise DnsError("the answer is no answer to a query")
     chaining = message.resolve_chaining()
-    if message.rcode() == dns.rcode.NXDOMAIN:
-        raise DnsError("the name does not exist")
     if len(chaining.cnames) > LONGEST_CHAIN:
         raise DnsError("the CNAME chain is too long")
     records = tuple(chaining.answer or ())

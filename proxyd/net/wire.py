@@ -40,6 +40,7 @@ class Wire:
         self._h11 = h11.Connection(role)
         self._received = bytearray()  # read from the stream, not yet given to h11
         self._scan: ChunkedScan | None = None
+        self._tunnel = False
 
     async def wait(self) -> bool:
         """Wait for the next message to begin: whether one did, or the peer ended the connection."""
@@ -82,9 +83,11 @@ class Wire:
         return self._h11.send(event)
 
     async def wait_for_eof(self) -> None:
-        """Return when the peer ends the connection, or sends more than will be kept for it meanwhile."""
-        while len(self._received) <= MAX_HEAD and await self._read():
-            pass
+        """Return when the peer ends the connection; what it sends meanwhile is kept, within bounds."""
+        while len(self._received) <= MAX_HEAD:
+            if not await self._read():
+                return
+        await trio.sleep_forever()  # whoever sends so much is there; the rest waits in the kernel
 
     def next_exchange(self) -> None:
         """Make ready for the next message; what came behind the last one is its beginning."""
@@ -92,8 +95,13 @@ class Wire:
         self._h11 = h11.Connection(self._role)
         self._scan = None
 
-    def early_bytes(self) -> bytes:
-        """What the peer sent behind a message that turned the connection into a tunnel."""
+    def leave_http(self) -> bytes:
+        """Turn the connection into a tunnel, in which we say no more: what the peer has sent into it already."""
+        self._tunnel = True
+        return self._behind()
+
+    def _behind(self) -> bytes:
+        """What came behind the last message."""
         return self._h11.trailing_data[0] + bytes(self._received)
 
     @property
@@ -101,12 +109,15 @@ class Wire:
         """The version of the last message received; b"1.1" before there was one."""
         return self._h11.their_http_version or b"1.1"
 
-    async def linger(self, seconds: float, octets: int) -> None:
-        """End our side and hear the peer out within bounds, so that no reset overtakes our answer."""
+    async def linger(self, silence: float, seconds: float) -> None:
+        """End our side and hear the peer out, so that no reset overtakes our answer: until it ends or falls silent."""
         with suppress(trio.BrokenResourceError), trio.move_on_after(seconds):
             await self.stream.send_eof()
-            while octets > 0 and (data := await self.stream.receive_some(READ_SIZE)):
-                octets -= len(data)
+            with trio.CancelScope() as quiet:
+                heard = True
+                while heard:
+                    quiet.deadline = trio.current_time() + silence
+                    heard = bool(await self.stream.receive_some(READ_SIZE))
 
     def break_off(self) -> None:
         """Let the close that follows be a reset: an HTTP/1.0 client takes a plain end for the end of the body."""
@@ -128,7 +139,7 @@ class Wire:
         """Whether the peer's message is complete and nothing of a tunnel that it hoped for was sent behind it."""
         if self._h11.their_state in (h11.IDLE, h11.SEND_BODY, h11.MUST_CLOSE, h11.CLOSED, h11.ERROR):
             return False
-        return self._h11.their_state is h11.DONE or not self.early_bytes()
+        return self._h11.their_state is h11.DONE or not self._behind()
 
     @property
     def torn(self) -> bool:
@@ -138,7 +149,7 @@ class Wire:
     @property
     def can_respond(self) -> bool:
         """Whether a response may still begin."""
-        return self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE)
+        return not self._tunnel and self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE)
 
     def _next_event(self) -> type[h11.NEED_DATA | h11.PAUSED] | h11.Event:
         try:

@@ -34,7 +34,13 @@ def _at(*shifts: int) -> Callable[[int], tuple[int, ...]]:
 
 
 def _rfc6052_at(*lengths: int) -> Callable[[int], tuple[int, ...]]:
-    return lambda value: tuple(rfc6052(value, length) for length in lengths)
+    """At each position that the length might be; most are a guess, and zero among others is only their filling."""
+
+    def extract(value: int) -> tuple[int, ...]:
+        carried = tuple(rfc6052(value, length) for length in lengths)
+        return tuple(filter(None, carried)) or carried
+
+    return extract
 
 
 def _teredo(value: int) -> tuple[int, ...]:

@@ -13,22 +13,22 @@ from datetime import date
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from netaddr import IPAddress, IPSet
+from netaddr import IPAddress, IPNetwork, IPSet
 
-from proxyd.policy.address import bracketed, parse_host
-from proxyd.policy.model import Expectation, Own, Policy, Rows
+from proxyd.policy.address import Destination, bracketed, parse_authority, parse_host
+from proxyd.policy.model import Expectation, Own, PermitRow, Policy, Rows, Snapshot
 from proxyd.policy.shape import Problems, Table
 from proxyd.policy.special import is_localhost, locked_address, metadata_name, special_address
 from proxyd.policy.text import printable
-from proxyd.policy.verdict import STEP_OF, Allow, Deny, NeedAddresses, decide
+from proxyd.policy.verdict import STEP_OF, Allow, Deny, NeedAddresses, Reason, decide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from netaddr import IPNetwork
-
 MAX_DEPTH = 4  # includes of includes; deeper than this nobody reviews
+MAX_LINE = 8192  # octets; the time that tomllib takes for a dotted key grows with the square of its length
 R = TypeVar("R", bound=Rows)
+_HOLD_IT = "write networks that hold it, or remove the permit"
 _ROW_KEYS = ("deny", "allow", "permit", "test")
 
 
@@ -104,13 +104,19 @@ class _Source:
         if rows is None:
             return None
         included: list[Rows] = []
-        for each in rows.include:
+        for index, each in enumerate(rows.include):
+            if "://" in each:
+                self.problems.append(f"{shown}: include[{index}]: a URL is no file; write a path relative to this one")
+                continue
             below = str(PurePosixPath(shown).parent / each)
             if (opened := self._open(each, path, below, Rows, (*above, path))) is not None:
                 included += [opened[0], *opened[1]]
         return rows, included
 
     def _parse(self, data: bytes, shown: str, into: type[R]) -> R | None:
+        if any(len(line) > MAX_LINE for line in data.splitlines()):
+            self.problems.append(f"{shown}: has a line of more than {MAX_LINE} bytes; break it up")
+            return None
         try:
             document = tomllib.loads(data.decode())
         except UnicodeDecodeError:
@@ -239,12 +245,39 @@ def _closed(policy: Policy, span: range) -> bool:
 
 def _vain_permits(policy: Policy) -> Iterator[str]:
     """A permit that can open nothing is a misunderstanding to be cleared up now, not in an incident."""
+    snapshot = policy.at(date.min, _own(policy))
     for permit in policy.permit:
         if metadata_name(permit.host) is not None:
             yield f'{permit.where}.host: "{permit.host}" is a metadata service, which nothing opens; remove the permit'
         for index, network in enumerate(permit.networks):
             if network.size == 1 and locked_address(network.network) is not None:
                 yield f'{permit.where}.networks[{index}]: "{network}" is locked, and nothing opens it; remove it'
+        yield from _unopened(permit, snapshot)
+
+
+def _unopened(permit: PermitRow, snapshot: Snapshot) -> Iterator[str]:
+    """Of a host that needs no DNS it is known now whether its permit opens it, on one port at least of each span."""
+    for span in permit.ports:
+        port = next((each for each in span if each not in snapshot.own.ports), span.start)
+        destination = _without_dns(permit.host, port)
+        verdict = None if destination is None else decide(destination, snapshot.policy.client[0], snapshot)
+        if isinstance(verdict, Deny):
+            locked = verdict.reason is Reason.ADDRESS_LOCKED
+            way_out = "nothing opens it, remove the permit" if locked else _HOLD_IT
+            yield f"{permit.where}: {destination} stays refused ({verdict.reason}, by {verdict.rule}); {way_out}"
+        elif isinstance(verdict, Allow) and not verdict.permitted:
+            yield f"{permit.where}: {destination} is reached without it; {_HOLD_IT}"
+
+
+def _without_dns(host: str, port: int) -> Destination | None:
+    """The destination, if no lookup is needed to know its addresses."""
+    destination = parse_authority(f"{bracketed(host)}:{port}")
+    return destination if destination.address is not None or is_localhost(host) else None
+
+
+def _own(policy: Policy) -> Own:
+    """What the policy itself says of where proxyd will be reached; the daemon knows more."""
+    return Own(policy.ports, frozenset(IPNetwork(endpoint.address) for endpoint in policy.listen.http))
 
 
 def _vain_tests(policy: Policy) -> Iterator[str]:
@@ -269,7 +302,7 @@ def _failed_tests(policy: Policy, today: date) -> Iterator[str]:
     not fail to start because a permit ended as planned. What it expects to be denied is judged as of today.
     """
     enforced = replace(policy, destinations=replace(policy.destinations, mode="enforce"))
-    own = Own(policy.ports)
+    own = _own(policy)
     snapshots = {"allow": enforced.at(date.min, own), "deny": enforced.at(today, own)}
     for test in policy.test:
         for client in policy.client:

@@ -26,6 +26,7 @@ from proxyd.policy.shape import (
     Scalar,
     Table,
     Wrong,
+    described,
     endpoint,
     key,
     number,
@@ -53,19 +54,19 @@ def _parse_target(value: object) -> Destination:
     try:
         return parse_url(str(value))
     except BadTarget as bad:
-        raise Wrong(f'"{value}" is no target: {bad}') from None
+        raise Wrong(f"{described(value)} is no target: {bad}") from None
 
 
 def _parse_address(value: object) -> IPAddress:
     try:
         return parse_address(str(value))
     except BadTarget:
-        raise Wrong(f'"{value}" is no address; write it in quotes, as "192.0.2.1"') from None
+        raise Wrong(f'{described(value)} is no address; write it in quotes, as "192.0.2.1"') from None
 
 
 def _parse_sink(value: object) -> str:
     if value != "stdout" and not (isinstance(value, str) and value.startswith("/") and value.isprintable()):
-        raise Wrong(f'"{value}" is no sink; write "stdout" or the absolute path of a file')
+        raise Wrong(f'{described(value)} is no sink; write "stdout" or the absolute path of a file')
     return value
 
 
@@ -216,14 +217,17 @@ class Limits:
 
 @dataclass(frozen=True)
 class Own:
-    """proxyd's own listeners: reached by nobody through proxyd, on any address of this host (ATTACKS 2.17)."""
+    """proxyd's own listeners: reached by nobody through proxyd, on any address of this host (ATTACKS 2.17).
+
+    addresses: as networks, because a host can be given a whole one; most hold a single address.
+    """
 
     ports: frozenset[int] = frozenset()
-    addresses: frozenset[IPAddress] = frozenset()
+    addresses: frozenset[IPNetwork] = frozenset()
 
     def holds(self, address: IPAddress, port: int) -> bool:
         """Whether a connection to this address and port would come back to us."""
-        return port in self.ports and (address.is_loopback() or address in self.addresses)
+        return port in self.ports and (address.is_loopback() or any(address in network for network in self.addresses))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,7 +298,14 @@ class Snapshot:
 
     def permits(self, destination: Destination) -> tuple[PermitRow, ...]:
         """Every live [[permit]] for exactly this host and port."""
-        return tuple(permit for permit in self.policy.permit if permit.names(destination))
+        return tuple(row for row in self._permits.get(destination.host, ()) if row.names(destination))
+
+    @cached_property
+    def _permits(self) -> dict[str, list[PermitRow]]:
+        rows: dict[str, list[PermitRow]] = {}
+        for row in self.policy.permit:
+            rows.setdefault(row.host, []).append(row)
+        return rows
 
     @cached_property
     def _clients(self) -> tuple[tuple[Client, RangeTable[bool]], ...]:

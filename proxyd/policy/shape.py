@@ -69,7 +69,7 @@ class ListOf(Generic[T]):
 
     def read(self, value: object, path: str, problems: Problems) -> tuple[T, ...] | None:
         if not isinstance(value, list):
-            problems.append(f"{path}: {_described(value)} is no list; write it as [ … ]")
+            problems.append(f"{path}: {described(value)} is no list; write it as [ … ]")
             return None
         if not value:
             problems.append(f"{path}: an empty list says nothing; fill it or remove the key")
@@ -89,7 +89,7 @@ class Table(Generic[T]):
 
     def read(self, value: object, path: str, problems: Problems) -> T | None:
         if not isinstance(value, dict):
-            problems.append(f"{path}: {_described(value)} is no table")
+            problems.append(f"{path}: {described(value)} is no table")
             return None
         before = len(problems)
         keys = self._keys()
@@ -135,7 +135,7 @@ def one_of(*words: str) -> Scalar[str]:
 
     def parse(value: object) -> str:
         if value not in words:
-            raise Wrong(f"{_described(value)} is not one of them; write {_either(words)}")
+            raise Wrong(f"{described(value)} is not one of them; write {_either(words)}")
         return str(value)
 
     return Scalar(parse, {"enum": list(words)})
@@ -146,7 +146,7 @@ def text(limit: int, pattern: str = r"(?=\S)[^\x00-\x1f\x7f-\x9f]+", hint: str =
 
     def parse(value: object) -> str:
         if not isinstance(value, str) or len(value) > limit or not re.fullmatch(pattern, value):
-            raise Wrong(f"{_described(value)} will not do; write {hint} of at most {limit} characters in quotes")
+            raise Wrong(f"{described(value)} will not do; write {hint} of at most {limit} characters in quotes")
         return value
 
     return Scalar(parse, {"type": "string", "maxLength": limit, "pattern": f"^{pattern}$"})
@@ -157,7 +157,7 @@ def number(low: int, high: int) -> Scalar[int]:
 
     def parse(value: object) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise Wrong(f"{_described(value)} is no whole number from {low} to {high}")
+            raise Wrong(f"{described(value)} is no whole number from {low} to {high}")
         return value
 
     return Scalar(parse, {"type": "integer", "minimum": low, "maximum": high})
@@ -165,23 +165,23 @@ def number(low: int, high: int) -> Scalar[int]:
 
 def _parse_flag(value: object) -> bool:
     if not isinstance(value, bool):
-        raise Wrong(f"{_described(value)} is neither; write true or false")
+        raise Wrong(f"{described(value)} is neither; write true or false")
     return value
 
 
 def _parse_day(value: object) -> dt.date:
     if type(value) is not dt.date:
-        raise Wrong(f"{_described(value)} is no date; write it bare, as 2027-01-31")
+        raise Wrong(f"{described(value)} is no date; write it bare, as 2027-01-31")
     return value
 
 
 def _parse_host_pattern(value: object) -> str:
     if not isinstance(value, str):
-        raise Wrong(f"{_described(value)} is no host; write it in quotes")
+        raise Wrong(f"{described(value)} is no host; write it in quotes")
     try:
         normal = normal_pattern(_a_labels(value))
     except BadTarget as bad:
-        raise Wrong(f'"{value}" is no host: {bad}') from None
+        raise Wrong(f"{described(value)} is no host: {bad}") from None
     if normal != value:
         raise Wrong(f'"{value}" is not in normal form; write "{normal}"')
     return normal
@@ -196,11 +196,11 @@ def _parse_host(value: object) -> str:
 
 def _parse_network(value: object) -> IPNetwork:
     if not isinstance(value, str):
-        raise Wrong(f'{_described(value)} is no network; write it in quotes, as "192.0.2.0/24"')
+        raise Wrong(f'{described(value)} is no network; write it in quotes, as "192.0.2.0/24"')
     try:
         network = IPNetwork(value)
     except (AddrFormatError, ValueError):
-        raise Wrong(f'"{value}" is no network; write it as "192.0.2.0/24" or "2001:db8::/32"') from None
+        raise Wrong(f'{described(value)} is no network; write it as "192.0.2.0/24" or "2001:db8::/32"') from None
     if value not in _spellings(network.cidr):
         raise Wrong(f'"{value}" is not in normal form (host bits, length or spelling); write "{network.cidr}"')
     return network
@@ -221,7 +221,7 @@ def _parse_ports(value: object) -> range:
     if isinstance(value, str) and (span := _SPAN.fullmatch(value)):
         first, last = int(span[1]), int(span[2])
     if not 1 <= first <= last <= MAX_PORT:
-        raise Wrong(f'{_described(value)} is no port or span of ports in 1-{MAX_PORT}; write 443 or "8000-8099"')
+        raise Wrong(f'{described(value)} is no port or span of ports in 1-{MAX_PORT}; write 443 or "8000-8099"')
     return range(first, last + 1)
 
 
@@ -231,11 +231,11 @@ def endpoint(default_port: int | None = None) -> Scalar[Endpoint]:
 
     def parse(value: object) -> Endpoint:
         if not isinstance(value, str):
-            raise Wrong(f'{_described(value)} is no endpoint; write "{example}"')
+            raise Wrong(f'{described(value)} is no endpoint; write "{example}"')
         try:
             found = parse_endpoint(value, default_port)
         except BadTarget as bad:
-            raise Wrong(f'"{value}" will not do: {bad}; write "{example}"') from None
+            raise Wrong(f'{described(value)} will not do: {bad}; write "{example}"') from None
         if value not in (str(found), bracketed(str(found.address))):
             raise Wrong(f'"{value}" is not in normal form; write "{found}"')
         return found
@@ -283,9 +283,10 @@ def _either(words: Sequence[str]) -> str:
     return " or ".join(f'"{word}"' for word in words)
 
 
-def _described(value: object) -> str:
+def described(value: object) -> str:
+    """A value as a problem tells it. What looks like a URL may hold a credential, and is not repeated (R7)."""
     if isinstance(value, str):
-        return f'"{value}"'
+        return "what is written there" if "@" in value or "://" in value else f'"{value}"'
     if isinstance(value, dict | list):
         return "a table" if isinstance(value, dict) else "a list"
     return "so large a number" if isinstance(value, int) and abs(value) > _LARGE else str(value)

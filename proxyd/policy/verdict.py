@@ -49,6 +49,7 @@ class Reason(StrEnum):
     MALFORMED_REQUEST = "malformed_request"
     HEAD_TOO_LARGE = "head_too_large"
     HEAD_TIMEOUT = "head_timeout"
+    BODY_TIMEOUT = "body_timeout"
     METHOD_REFUSED = "method_refused"
     EXPECTATION_FAILED = "expectation_failed"
     VERSION_UNSUPPORTED = "version_unsupported"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Callable
 
-    from netaddr import IPAddress
+    from netaddr import IPNetwork
 
     from proxyd.policy.model import Policy, Snapshot
 
@@ -29,7 +29,7 @@ class CurrentPolicy:
         policy: Policy,
         ports: frozenset[int],
         now: Callable[[], dt.datetime],
-        own_addresses: Callable[[], frozenset[IPAddress]],
+        own_addresses: Callable[[], frozenset[IPNetwork]],
         complain: Callable[[str], None],
     ) -> None:
         """ports: those that proxyd listens on. now: the time of day, in UTC. own_addresses: raises OSError.

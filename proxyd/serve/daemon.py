@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import trio
+from netaddr import IPNetwork
 
 from proxyd.audit.record import DIGEST_DIGITS, Record, timestamp
 from proxyd.audit.sink import SinkError
@@ -40,7 +41,7 @@ async def serve(policy: Policy, sockets: list[socket.socket], servers: tuple[End
     complain = Complaints()
     endpoints = [bound_to(sock) for sock in sockets]
     ports = frozenset(each.port for each in endpoints)
-    bound = frozenset(each.address for each in endpoints)
+    bound = frozenset(IPNetwork(each.address) for each in endpoints)
     current = CurrentPolicy(policy, ports, utc_now, lambda: own_addresses() | bound, complain)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP) as signals:
         async with trio.open_nursery() as background:

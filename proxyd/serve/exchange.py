@@ -43,8 +43,8 @@ R = TypeVar("R")
 HEAD_SECONDS: Final = 15.0  # from a request's first byte to the end of its head
 ANSWER_SECONDS: Final = 4.5  # from the end of the head to the answer of a CONNECT; the client gives up at 5 s
 SAY_SECONDS: Final = 10.0  # for a client to take an answer of ours
-LINGER_SECONDS: Final = 1.0  # and at most
-LINGER_OCTETS: Final = 64 * 1024  # of what still comes after an early answer are heard, so that no reset overtakes it
+LINGER_SILENCE: Final = 1.0  # of a client after an answer that ends the connection; one that still sends …
+LINGER_SECONDS: Final = 5.0  # … is heard out for this long, so that no reset overtakes the answer
 
 _ESTABLISHED: Final = b"HTTP/1.1 200 Connection Established\r\n\r\n"
 
@@ -120,8 +120,7 @@ class Exchange:
         self._answer_by = trio.current_time() + ANSWER_SECONDS
         self._method = request.method
         self._trail.learn(method=known_method(request.method))
-        asked = read_request(request, self._seams.via)
-        self._trail.asked(asked)
+        asked = self._read(request)
         allow = await self._in_time(self._judge, asked)
         if asked.answer_here:
             return await self._answer_here()
@@ -139,6 +138,18 @@ class Exchange:
             if isinstance(head, h11.Request):
                 return head
         raise Refused(Reason.HEAD_TIMEOUT, close=True)
+
+    def _read(self, request: h11.Request) -> Asked:
+        """What is asked for. Raises Malformed; for a stranger, whatever he asks for, Refused."""
+        try:
+            asked = read_request(request, self._seams.via)
+            self._trail.asked(asked)
+        except Malformed:
+            if self._client is not None:
+                raise
+        if self._client is None:
+            raise Refused(Reason.CLIENT_UNKNOWN, Deny(Reason.CLIENT_UNKNOWN, "client"), close=True)
+        return asked
 
     async def _in_time(self, step: Callable[[T], Awaitable[R]], subject: T) -> R:
         """Take one step before the client gives up waiting for an answer. Raises Refused."""
@@ -189,8 +200,9 @@ class Exchange:
 
     async def _tunnel(self, dialled: Dialled) -> str:
         self._trail.learn(status=HTTPStatus.OK.value)
+        early = self._wire.leave_http()
         await self._say(self._wire.stream.send_all, _ESTABLISHED)
-        return await self._relay(dialled, (self._wire.early_bytes(), b""))
+        return await self._relay(dialled, (early, b""))
 
     async def _forward(self, request: h11.Request, asked: Asked, dialled: Dialled, allow: Allow) -> str:
         origin = Wire(dialled.stream, h11.CLIENT)
@@ -213,7 +225,7 @@ class Exchange:
         finally:
             self._trail.learn(status=forward.status)
         if switched:
-            return await self._relay(dialled, (self._wire.early_bytes(), origin.early_bytes()))
+            return await self._relay(dialled, (self._wire.leave_http(), origin.leave_http()))
         await self._part_unless_reusable()
         return "complete"
 
@@ -238,7 +250,7 @@ class Exchange:
         self._trail.refused(refused.reason, status_of(refused.reason) if speak else None, refused.deny)
         if not speak:
             return "aborted"
-        close = refused.close or not self._wire.between_messages
+        close = refused.close or self._method == b"CONNECT" or not self._wire.between_messages
         rule = None if refused.deny is None else refused.deny.rule
         response, body = refusal(refused.reason, rule, self._trail.id, close=close)
         await self._say(self._wire.send, response)
@@ -257,7 +269,7 @@ class Exchange:
     async def _part_unless_reusable(self) -> None:
         """A client that still sends is heard out for a moment, or the answer could be lost to a reset (ATTACKS 8)."""
         if not self._wire.reusable:
-            await self._wire.linger(LINGER_SECONDS, LINGER_OCTETS)
+            await self._wire.linger(LINGER_SILENCE, LINGER_SECONDS)
 
     @property
     def _idle_seconds(self) -> float:

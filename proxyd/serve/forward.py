@@ -5,7 +5,7 @@ Bodies of any size pass through in bounded memory, both ways. Nothing here judge
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
@@ -17,15 +17,17 @@ import trio
 from proxyd.http.fields import grants_websocket, informational_to_client, response_to_client, trailers
 from proxyd.http.framing import Malformed
 from proxyd.http.request import check_version
+from proxyd.net.relay import HALF_CLOSED_SECONDS
 from proxyd.policy.verdict import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from proxyd.net.relay import Flow
     from proxyd.net.wire import Wire
 
 LEAVE_SECONDS: Final = 10.0  # until the answer to a client that has ended its side must have begun
+STALL_SECONDS: Final = 120.0  # for an origin to take a piece of the request; meanwhile nobody looks after the client
 MOST_INTERIM: Final = 32  # 1xx responses before the final one; a server that sends more means no good
 
 
@@ -56,6 +58,7 @@ class Forward:
     status: int | None = None
     _failure: Failed | None = field(default=None, init=False)
     _switched: bool = field(default=False, init=False)
+    _awaited: list[Reason | None] = field(default_factory=lambda: [Reason.ORIGIN_TIMEOUT], init=False)
     _scope: trio.CancelScope = field(default_factory=trio.CancelScope, init=False)
 
     async def run(self) -> bool:
@@ -70,7 +73,7 @@ class Forward:
         if self._failure is not None:
             raise self._failure
         if self._scope.cancelled_caught:
-            raise Failed(Reason.ORIGIN_TIMEOUT)
+            raise Failed(self._awaited[-1])
         return self._switched
 
     async def _settled(self, carry: Callable[[], Awaitable[None]]) -> None:
@@ -93,8 +96,6 @@ class Forward:
 
     async def _up(self, event: h11.Data | h11.EndOfMessage) -> bool:
         """Send to the origin: whether it still listens."""
-        if isinstance(event, h11.EndOfMessage):
-            event = h11.EndOfMessage(headers=trailers(event, drop_identity=self.drop_identity))
         if not await self._transmit(self.origin.framed(event)):
             return False
         self.flow.up += len(event.data) if isinstance(event, h11.Data) else 0
@@ -102,15 +103,23 @@ class Forward:
 
     async def _transmit(self, octets: bytes) -> bool:
         try:
-            await self.origin.stream.send_all(octets)
+            with trio.move_on_after(STALL_SECONDS) as stalled:
+                await self.origin.stream.send_all(octets)
         except trio.BrokenResourceError:
             return False
+        if stalled.cancelled_caught:
+            raise Failed(Reason.ORIGIN_TIMEOUT)
         self._stir()
         return True
 
     async def _from_client(self) -> h11.Data | h11.EndOfMessage:
+        """The next piece of the body, or its end with the trailers that are passed on."""
         try:
-            return await self.client.receive()
+            with self._waiting_for_client(Reason.BODY_TIMEOUT):
+                event = await self.client.receive()
+            if isinstance(event, h11.Data):
+                return event
+            return h11.EndOfMessage(headers=trailers(event, drop_identity=self.drop_identity))
         except trio.BrokenResourceError:
             raise Failed(None) from None
         except Malformed as malformed:
@@ -126,6 +135,8 @@ class Forward:
             await self.client.wait_for_eof()
             await trio.sleep(LEAVE_SECONDS)
             if not self.client.can_respond:
+                self.idle_seconds = min(self.idle_seconds, HALF_CLOSED_SECONDS)
+                self._stir()
                 return
         raise Failed(None)
 
@@ -139,11 +150,12 @@ class Forward:
             while isinstance(event := await self.origin.receive(), h11.Data):
                 self.flow.down += len(event.data)
                 await self._down(event)
+            end = h11.EndOfMessage(headers=trailers(event) if self._client_is_modern() else [])
         except trio.BrokenResourceError:
             raise Failed(Reason.ORIGIN_CLOSED) from None
         except Malformed:
             raise Failed(Reason.ORIGIN_MALFORMED) from None
-        await self._down(h11.EndOfMessage(headers=trailers(event) if self._client_is_modern() else []))
+        await self._down(end)
 
     async def _final_head(self) -> h11.Response | None:
         """The final response's head, interim ones passed on; None once a 101 made a tunnel of the connection."""
@@ -176,10 +188,21 @@ class Forward:
 
     async def _down(self, event: h11.InformationalResponse | h11.Response | h11.Data | h11.EndOfMessage) -> None:
         try:
-            await self.client.send(event)
+            with self._waiting_for_client(None):
+                await self.client.send(event)
         except trio.BrokenResourceError:
             raise Failed(None) from None
         self._stir()
+
+    @contextmanager
+    def _waiting_for_client(self, late: Reason | None) -> Iterator[None]:
+        """A silence that ends the exchange meanwhile is the client's. late: the reason; None if it does not read.
+
+        Both directions may wait for it at once, and stop in any order.
+        """
+        self._awaited.append(late)
+        yield
+        self._awaited.remove(late)
 
     def _client_is_modern(self) -> bool:
         """Whether the client knows interim responses and trailers, which HTTP/1.0 does not."""

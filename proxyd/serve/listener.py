@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 BACKLOG: Final = 4096  # the kernel takes net.core.somaxconn if that is less
 PAUSE_SECONDS: Final = 0.1  # after an accept() that failed: when files run out, trying at once helps nobody
 TURNED_AWAY: Final = 64  # connections beyond the limit that are told so at once; more are just closed
+STRANGERS: Final = 64  # connections at once of those who are no clients and will be refused; more are just closed
 
 
 class Doorman:
-    """Lets clients in up to a limit, and counts them."""
+    """Lets clients in up to a limit, and counts them. Strangers take none of their places, but a few of their own."""
 
     def __init__(self, seams: Seams, limit: int) -> None:
         self.served = 0
@@ -34,12 +35,15 @@ class Doorman:
         self._limit = limit
         self._inside = 0
         self._turning_away = 0
+        self._strangers = 0
 
     async def receive(self, stream: trio.SocketStream) -> None:
         """Serve one client's connection to its end, or turn it away. Raises nothing."""
         address = _peer(stream.socket)
         if address is None:
             await trio.aclose_forcefully(stream)
+        elif self._seams.snapshot().identify(address) is None:
+            await self._hear_stranger(stream, address)
         elif self._inside < self._limit:
             self.served += 1
             self._inside += 1
@@ -55,6 +59,18 @@ class Doorman:
                 self._turning_away -= 1
         else:
             await trio.aclose_forcefully(stream)
+
+    async def _hear_stranger(self, stream: trio.SocketStream, address: IPAddress) -> None:
+        """Let one ask who will be refused, so that the refusal says so and is on record."""
+        if self._strangers >= STRANGERS:
+            await trio.aclose_forcefully(stream)
+            return
+        self.served += 1
+        self._strangers += 1
+        try:
+            await serve_connection(stream, address, self._seams)
+        finally:
+            self._strangers -= 1
 
 
 def bind(endpoint: Endpoint) -> socket.socket:

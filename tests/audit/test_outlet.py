@@ -272,6 +272,31 @@ def test_a_file_is_written_to_where_it_stands_and_opened_by_nobody(tmp_path: Pat
     assert path.read_bytes() == b"before\n" + LINE + b"after\n"
 
 
+def test_attack_8_a_file_that_others_write_to_as_well_is_appended_to_by_all(tmp_path: Path) -> None:
+    """`proxyd … > log 2>&1`, `StandardOutput=file:`, or a shell that says something before and after us."""
+    path = tmp_path / "log"
+    path.write_bytes(b"of the last run\n")
+    with path.open("r+b", buffering=0) as file:
+        before = flags(file.fileno())
+        subject = Outlet(file.fileno())
+        subject.write(LINE)
+        with path.open("ab", buffering=0) as other:
+            other.write(b"another\n")
+        subject.write(LINE)
+        subject.close()
+        file.write(b"after us\n")
+        assert flags(file.fileno()) == before | os.O_APPEND, "and it still waits, if ever it did"
+    assert path.read_bytes() == b"of the last run\n" + LINE + b"another\n" + LINE + b"after us\n"
+
+
+def test_r12_a_file_that_was_opened_for_reading_is_not_written_to(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.touch()
+    with path.open("rb") as file, pytest.raises(OSError, match="Bad file descriptor"):
+        Outlet(file.fileno()).write(LINE)
+    assert path.read_bytes() == b""
+
+
 def test_r12_a_full_device_is_an_error(outlet: Callable[[int], Outlet]) -> None:
     with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OSError, match="No space left") as caught:  # noqa: PTH123 - a device
         outlet(full.fileno()).write(LINE)

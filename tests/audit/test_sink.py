@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import pty
+import socket
 import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -366,6 +367,41 @@ def test_a_line_that_another_worker_tore_is_ended_on_reopening(log: Path, sink: 
     assert log.read_bytes() == TWO + ONE[:10] + b"\n" + TWO
 
 
+@pytest.mark.parametrize(
+    ("found", "left"),
+    [
+        (b"", TWO),
+        (ONE, ONE + TWO),
+        (ONE[:10], ONE[:10] + b"\n" + TWO),
+        (TWO + ONE[:-1], TWO + ONE[:-1] + b"\n" + TWO),
+        (ONE + b"\n", ONE + b"\n" + TWO),
+    ],
+    ids=["empty", "whole", "torn", "torn-at-its-end", "blank"],
+)
+def test_attack_8_a_stdout_that_is_a_file_is_appended_to_and_a_torn_line_is_not_joined(
+    log: Path, found: bytes, left: bytes
+) -> None:
+    """As `StandardOutput=file:` opens it: at its beginning, with all that the last run wrote still there."""
+    log.write_bytes(found)
+    with log.open("r+b") as stdout:
+        sink = Sink(stdout.fileno())
+        sink.write(SECOND)
+        sink.close()
+    assert log.read_bytes() == left
+
+
+def test_attack_8_what_others_write_to_the_same_stdout_overwrites_no_record(log: Path) -> None:
+    """`> log 2>&1`: a traceback, or what the shell runs next."""
+    with log.open("wb", buffering=0) as stdout:
+        sink = Sink(stdout.fileno())
+        sink.write(FIRST)
+        stdout.write(b"Traceback\n")
+        sink.write(SECOND)
+        sink.close()
+        stdout.write(b"ended\n")
+    assert log.read_bytes() == ONE + b"Traceback\n" + TWO + b"ended\n"
+
+
 def test_a_file_that_we_may_write_and_not_read_is_taken_to_end_well(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log.write_bytes(ONE)
     refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -543,6 +579,68 @@ def test_attack_8_reopen_leaves_no_descriptor_behind(sink: FileSink) -> None:
     before = open_files()
     for _ in range(10):
         sink.reopen()
+    assert open_files() == before
+
+
+@pytest.fixture
+def close_fails(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Add a descriptor, and close(2) of it fails, as over NFS with a quota: once, and its number is free again."""
+    failing: set[int] = set()
+    really = os.close
+
+    def close(fd: int) -> None:
+        really(fd)
+        if fd in failing:
+            failing.remove(fd)
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, "close", close)
+    return failing
+
+
+def reopen(sink: FileSink, _: Clock) -> None:
+    sink.reopen()
+
+
+def write_after_a_second(sink: FileSink, clock: Clock) -> None:
+    clock.now += CHECK_SECONDS
+    sink.write(FIRST)
+
+
+@pytest.mark.parametrize("notice", [reopen, write_after_a_second])
+def test_attack_8_r7_no_record_goes_to_a_socket_that_took_the_number_of_a_file_whose_close_failed(
+    log: Path, sink: FileSink, clock: Clock, close_fails: set[int], notice: Callable[[FileSink, Clock], None]
+) -> None:
+    """The next socket to be opened is a client's: it would read the log."""
+    old = sink._outlet.fd  # noqa: SLF001 - the number is what it is about
+    close_fails.add(old)
+    rename(log)
+    notice(sink, clock)
+    assert not close_fails
+    client, peer = socket.socketpair()
+    with client, peer:
+        assert old in (client.fileno(), peer.fileno()), "the number was free, or nothing is shown here"
+        sink.write(SECOND)
+        for end in (client, peer):
+            end.settimeout(0)
+            with pytest.raises(BlockingIOError):
+                end.recv(1)
+    assert log.read_bytes().endswith(TWO)
+
+
+@pytest.mark.parametrize("closing", ["file", "opened-anew"])
+def test_attack_8_a_close_that_fails_leaves_nothing_open_and_is_nobodys_error(
+    fifo: str, close_fails: set[int], closing: str
+) -> None:
+    """Of a FIFO there are two descriptors to close."""
+    before = open_files()
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    sink = FileSink(fifo)
+    (anew,) = open_files() - before - {reader, sink._outlet.fd}  # noqa: SLF001 - the numbers are what it is about
+    close_fails.add(sink._outlet.fd if closing == "file" else anew)  # noqa: SLF001
+    sink.close()
+    assert not close_fails
+    os.close(reader)
     assert open_files() == before
 
 

@@ -39,7 +39,7 @@ def write(tmp_path: Path) -> Callable[[str], str]:
 
 
 def test_a_good_policy_is_0_and_one_line_that_says_what_it_is(
-    write: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+    write: Callable[[str], str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """R8: the digest is what a reviewer compares with the log."""
     name = write(
@@ -49,7 +49,7 @@ def test_a_good_policy_is_0_and_one_line_that_says_what_it_is(
         + '[[test]]\nurl = "https://evil.example/"\nexpect = "deny"\n'
     )
     assert main(["check", name]) == 0
-    out, err = capsys.readouterr()
+    out, err = capfd.readouterr()
     assert err == ""
     said, _, digest = out.rpartition(" ")
     assert said == (
@@ -60,21 +60,21 @@ def test_a_good_policy_is_0_and_one_line_that_says_what_it_is(
 
 
 def test_one_bad_policy_among_good_ones_is_78_and_all_of_them_are_read(
-    write: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+    write: Callable[[str], str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """R12."""
     good, bad, also_good = write(POLICY), write(POLICY.replace("schema = 1", "schema = 2")), write(POLICY)
     assert main(["check", good, bad, also_good]) == 78
-    out, err = capsys.readouterr()
+    out, err = capfd.readouterr()
     assert [line.partition(": ")[0] for line in out.splitlines()] == [good, also_good]
     assert err == f"proxyd: {bad}: schema: 2 is no whole number from 1 to 1\n"
 
 
-def test_a_test_of_the_policy_that_fails_is_78(write: Callable[[str], str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_test_of_the_policy_that_fails_is_78(write: Callable[[str], str], capfd: pytest.CaptureFixture[str]) -> None:
     """R8: check runs them as the daemon would (ATTACKS 7.8)."""
     name = write(POLICY + '[[test]]\nurl = "https://example.com/"\nexpect = "allow"\naddresses = ["1.1.1.1"]\n')
     assert main(["check", name]) == 78
-    assert capsys.readouterr().err == (
+    assert capfd.readouterr().err == (
         f"proxyd: {name}: test[0]: example.com:443 for agent: is denied (not_allowlisted) by allowlist, "
         "but expected to be allowed\n"
     )
@@ -92,40 +92,40 @@ def test_a_test_of_the_policy_that_fails_is_78(write: Callable[[str], str], caps
     ],
 )
 def test_a_value_that_a_library_chokes_on_is_a_problem_that_names_its_key(
-    row: str, key: str, write: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+    row: str, key: str, write: Callable[[str], str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """R12: nothing the user typed yields a traceback."""
     name = write(POLICY + row)
     assert main(["check", name]) == 78
-    assert capsys.readouterr().err.startswith(f"proxyd: {name}: {key}: ")
+    assert capfd.readouterr().err.startswith(f"proxyd: {name}: {key}: ")
 
 
-def test_a_deny_row_without_a_name_is_78(write: Callable[[str], str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_deny_row_without_a_name_is_78(write: Callable[[str], str], capfd: pytest.CaptureFixture[str]) -> None:
     """ATTACKS 9: a refusal would else tell the client the path of the policy file."""
     name = write(POLICY + '[[deny]]\nreason = "a"\nhosts = ["evil.example"]\n')
     assert main(["check", name]) == 78
-    assert capsys.readouterr().err.startswith(f"proxyd: {name}: deny[0].name: is missing; ")
+    assert capfd.readouterr().err.startswith(f"proxyd: {name}: deny[0].name: is missing; ")
 
 
-def test_control_characters_do_not_reach_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_do_not_reach_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """ATTACKS 9: stdout no less than stderr."""
     path = tmp_path / "policy\x1b[2J.toml"
     path.write_text(POLICY)
     assert main(["check", str(path)]) == 0
-    out = capsys.readouterr().out
+    out = capfd.readouterr().out
     assert "\x1b" not in out
     assert "policy\\x1b[2J.toml: good" in out
 
 
 @pytest.mark.parametrize("name", ["default.toml", "allowlist.toml", "local-models.toml"])
-def test_the_shipped_policies_are_good(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_shipped_policies_are_good(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     """R8."""
     assert main(["check", str(SHIPPED / name)]) == 0
-    assert capsys.readouterr().err == ""
+    assert capfd.readouterr().err == ""
 
 
-def test_check_wants_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_wants_a_file(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["check"])
     assert ended.value.code == 2
-    assert "FILE" in capsys.readouterr().err
+    assert "FILE" in capfd.readouterr().err

@@ -13,7 +13,7 @@ from proxyd.cli import main
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from netaddr import IPAddress
+    from netaddr import IPNetwork
 
 POLICY = """\
 schema = 1
@@ -72,14 +72,14 @@ Explain = Callable[..., Said]
 
 
 @pytest.fixture
-def explain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Explain:
+def explain(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Explain:
     """Runs the command on a policy."""
 
     def explain(*words: str, policy: str = POLICY) -> Said:
         path = tmp_path / "policy.toml"
         path.write_text(policy)
         status = main(["explain", *words, "--policy", str(path)])
-        out, err = capsys.readouterr()
+        out, err = capfd.readouterr()
         assert err == ""
         assert all(line.isprintable() for line in out.splitlines())
         steps = [line.split(maxsplit=2) for line in out.splitlines() if line.startswith("  ")]
@@ -185,18 +185,18 @@ def test_a_permit_that_has_no_effect_is_not_named_as_what_let_through(explain: E
 
 
 def test_own_addresses_that_cannot_be_read_are_78_and_no_traceback(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R12: as at the start of the daemon; 1 would be a denial."""
 
-    def unreadable() -> frozenset[IPAddress]:
+    def unreadable() -> frozenset[IPNetwork]:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("proxyd.cli.explain.own_addresses", unreadable)
     path = tmp_path / "policy.toml"
     path.write_text(POLICY)
     assert main(["explain", "1.1.1.1:443", "--policy", str(path)]) == 78
-    assert "Permission denied" in capsys.readouterr().err
+    assert "Permission denied" in capfd.readouterr().err
 
 
 def test_a_permit_of_another_port_is_none(explain: Explain) -> None:
@@ -237,21 +237,21 @@ def test_a_client_is_chosen_by_name_and_is_the_first_otherwise(explain: Explain)
         assert explain("example.com:443", *words).steps[0] == ("passed", "client", name)
 
 
-def test_a_client_that_the_policy_has_not_is_bad_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_client_that_the_policy_has_not_is_bad_usage(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "policy.toml"
     path.write_text(POLICY)
     assert main(["explain", "1.1.1.1:443", "--policy", str(path), "--client", "no\x1bbody"]) == 2
-    assert capsys.readouterr() == (
+    assert capfd.readouterr() == (
         "",
         "proxyd: --client no\\x1bbody: the policy has no such client; it has: agent, other\n",
     )
 
 
-def test_a_chain_without_addresses_is_bad_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_chain_without_addresses_is_bad_usage(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "policy.toml"
     path.write_text(POLICY)
     assert main(["explain", "example.com:443", "--policy", str(path), "--cname", "cdn.example"]) == 2
-    assert capsys.readouterr() == ("", "proxyd: --cname: a chain ends in addresses; add --address IP\n")
+    assert capfd.readouterr() == ("", "proxyd: --cname: a chain ends in addresses; add --address IP\n")
 
 
 @pytest.mark.parametrize(
@@ -266,20 +266,20 @@ def test_a_chain_without_addresses_is_bad_usage(tmp_path: Path, capsys: pytest.C
     ],
 )
 def test_what_is_no_address_or_name_is_bad_usage(
-    option: str, value: str, said: str, capsys: pytest.CaptureFixture[str]
+    option: str, value: str, said: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """ATTACKS 9: and is not echoed raw."""
     with pytest.raises(SystemExit) as ended:
         main(["explain", "example.com:443", "--policy", "none", option, value])
     assert ended.value.code == 2
-    err = capsys.readouterr().err
+    err = capfd.readouterr().err
     assert said in err
     assert "\x1b" not in err
 
 
-def test_a_bad_policy_is_78(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_policy_is_78(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "1.1.1.1:443", "--policy", str(tmp_path / "none.toml")]) == 78
-    assert "cannot be read" in capsys.readouterr().err
+    assert "cannot be read" in capfd.readouterr().err
 
 
 def test_control_characters_of_a_url_do_not_reach_the_terminal(explain: Explain) -> None:

@@ -9,8 +9,9 @@ import os
 import resource
 import signal
 import stat
+from contextlib import redirect_stderr
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
 import trio
@@ -26,6 +27,8 @@ from proxyd.serve.listener import bind
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
+
+    from netaddr import IPNetwork
 
     from proxyd.policy.model import Policy
 
@@ -93,53 +96,53 @@ def write(tmp_path: Path) -> Callable[[str], str]:
 
 
 def test_a_bad_policy_is_78_and_nothing_listens(
-    start: Start, write: Callable[[str], str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    start: Start, write: Callable[[str], str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R12: every problem, and not a socket."""
     monkeypatch.setattr(run, "bind", lambda _: pytest.fail("a bad policy must not listen"))
     name = write(text().replace("default", "defualt").replace('name = "agent"', "name = 5"))
     assert main(["--policy", name]) == 78
-    assert len(capsys.readouterr().err.splitlines()) == 3
+    assert len(capfd.readouterr().err.splitlines()) == 3
     assert start.served == []
 
 
 def test_no_resolver_is_78_with_the_way_out(
-    start: Start, write: Callable[[str], str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    start: Start, write: Callable[[str], str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R3, R12: no name could be resolved, and so none served."""
     monkeypatch.setattr(run, "system_servers", tuple)
     assert main(["--policy", write(text())]) == 78
-    assert capsys.readouterr().err == (
+    assert capfd.readouterr().err == (
         'proxyd: no resolver: /etc/resolv.conf names none; write servers = ["9.9.9.9"] under [dns] in the policy\n'
     )
     assert start.served == []
 
 
 def test_own_addresses_that_cannot_be_read_are_78_and_nothing_listens(
-    start: Start, write: Callable[[str], str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    start: Start, write: Callable[[str], str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R12, ATTACKS 2.17: not to know our own addresses is not to have none."""
 
-    def unreadable() -> frozenset[IPAddress]:
+    def unreadable() -> frozenset[IPNetwork]:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(run, "own_addresses", unreadable)
     monkeypatch.setattr(run, "bind", lambda _: pytest.fail("it must not listen"))
     assert main(["--policy", write(text())]) == 78
-    assert capsys.readouterr().err == (
+    assert capfd.readouterr().err == (
         "proxyd: /proc/net: Permission denied: proxyd must know this host's addresses to keep clients from itself\n"
     )
     assert (start.served, start.limits) == ([], [])
 
 
 def test_a_port_in_use_is_69_and_leaves_no_socket_behind(
-    start: Start, write: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+    start: Start, write: Callable[[str], str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """DESIGN, "Processes": the listener that could be had is let go of, too."""
     with bind(Endpoint(IPAddress("127.0.0.1"), 0)) as other:
         port = other.getsockname()[1]
         assert main(["--policy", write(text(f'"127.0.0.1:0", "127.0.0.1:{port}"'))]) == 69
-    assert capsys.readouterr().err == (
+    assert capfd.readouterr().err == (
         f"proxyd: listen.http[1]: 127.0.0.1:{port}: somebody listens there already; "
         "stop them (another proxyd?) or choose another port\n"
     )
@@ -164,7 +167,7 @@ def test_an_endpoint_that_cannot_be_had_is_69_with_the_way_out(
     said: str,
     start: Start,
     write: Callable[[str], str],
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A privileged port, an address of another host, a family that this one has not."""
@@ -174,29 +177,29 @@ def test_an_endpoint_that_cannot_be_had_is_69_with_the_way_out(
 
     monkeypatch.setattr("socket.socket.bind", refuse)
     assert main(["--policy", write(text('"127.0.0.1:80"'))]) == 69
-    assert capsys.readouterr().err == f"proxyd: listen.http[0]: 127.0.0.1:80: {said}\n"
+    assert capfd.readouterr().err == f"proxyd: listen.http[0]: 127.0.0.1:80: {said}\n"
     assert start.served == []
     gc.collect()
 
 
 def test_an_address_of_another_host_is_69(
-    start: Start, write: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+    start: Start, write: Callable[[str], str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The same with the kernel's own words: no test of ours makes 10.255.255.254 this host's."""
     networks = text('"10.255.255.254:0"').replace("127.0.0.0/8", "10.0.0.0/8")
     assert main(["--policy", write(networks)]) == 69
-    assert "this host has no such address" in capsys.readouterr().err
+    assert "this host has no such address" in capfd.readouterr().err
     assert start.served == []
 
 
 @pytest.mark.parametrize("where", ["missing/audit.jsonl", "."])
 def test_an_audit_log_that_cannot_be_opened_is_78_and_leaves_no_socket_behind(
-    where: str, start: Start, write: Callable[[str], str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    where: str, start: Start, write: Callable[[str], str], capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """R12: no audit, no proxy."""
     path = tmp_path / where
     assert main(["--policy", write(text(more=f'[audit]\nto = "{path}"'))]) == 78
-    err = capsys.readouterr().err
+    err = capfd.readouterr().err
     assert err.startswith(f"proxyd: audit.to: {path}: ")
     assert err.endswith("; name a file that this account may append to\n")
     assert start.served == []
@@ -204,11 +207,11 @@ def test_an_audit_log_that_cannot_be_opened_is_78_and_leaves_no_socket_behind(
 
 
 def test_an_audit_log_with_a_name_that_no_file_can_have_is_78(
-    start: Start, write: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+    start: Start, write: Callable[[str], str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """R12: nothing the user typed yields a traceback."""
     assert main(["--policy", write(text(more='[audit]\nto = "/var/log/a\\u0000b"'))]) == 78
-    assert "audit.to" in capsys.readouterr().err
+    assert "audit.to" in capfd.readouterr().err
     assert start.served == []
 
 
@@ -216,7 +219,7 @@ def test_an_audit_log_with_a_name_that_no_file_can_have_is_78(
 
 
 def test_a_good_start_serves_what_the_policy_says_and_tells_so(
-    start: Start, write: Callable[[str], str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    start: Start, write: Callable[[str], str], capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """R1, R7: where it listens, under which policy, and where the audit log is."""
     log = tmp_path / "audit.jsonl"
@@ -228,11 +231,31 @@ def test_a_good_start_serves_what_the_policy_says_and_tells_so(
     assert servers == (RESOLVER,)
     assert isinstance(sink, FileSink)
     assert stat.S_IMODE(log.stat().st_mode) & 0o007 == 0
-    assert capsys.readouterr().err == (
+    assert capfd.readouterr().err == (
         f"proxyd: {__version__} listening on 127.0.0.1:{first}, 127.0.0.2:{second}; "
         f"policy gateway ({name}), digest {policy.digest}; audit to {log}; "
         "at most 77 connections, 4321 open files\n"
     )
+
+
+def full() -> TextIO:
+    return open("/dev/full", "w", encoding="utf-8")  # noqa: PTH123 - a device
+
+
+def without_a_reader() -> TextIO:
+    reading, writing = os.pipe()
+    os.close(reading)
+    return os.fdopen(writing, "w")
+
+
+@pytest.mark.parametrize("stderr", [full, without_a_reader])
+def test_attack_8_a_stderr_that_nobody_reads_hinders_no_start(
+    stderr: Callable[[], TextIO], start: Start, write: Callable[[str], str]
+) -> None:
+    """R12: the audit log is what must be written; with a full disk under stderr, proxyd once did not start."""
+    with stderr() as stream, redirect_stderr(stream):
+        assert main(["--policy", write(text())]) == 0
+    assert len(start.served) == 1
 
 
 def test_the_policys_resolvers_come_before_the_systems(start: Start, write: Callable[[str], str]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests import namespace
 from tests.end_to_end.daemon import Daemon, status
-from tests.end_to_end.nameserver import Says
+from tests.end_to_end.nameserver import Nameserver, Says
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Scene
@@ -109,6 +109,25 @@ def test_attack_3_5_a_failed_lookup_is_an_error_and_never_a_way(
     assert (status(answer), f": {reason}".encode() in answer) == (code, True)
     [decision] = proxy.decisions()
     assert (decision["verdict"], decision["reason"]) == ("error", reason)
+
+
+def test_attack_3_5_nxdomain_of_the_first_server_is_final(scene: Scene) -> None:
+    """A resolver that filters says so of what it filters; the next one, which does not, is no way around it."""
+    lenient = Nameserver({name: Says(a=(namespace.origin_4(),)) for name in ("origin.test", "second.test")})
+    proxy = scene.start()
+    proxy.stop()
+    first = f'"127.0.0.1:{scene.nameserver.port}"'
+    proxy.policy.write_text(proxy.policy.read_text().replace(first, f'{first}, "127.0.0.1:{lenient.port}"'))
+    proxy.errors.write_text("")
+    both = Daemon(proxy.policy, proxy.audit, proxy.errors)
+    try:
+        assert b"502 Bad Gateway: dns_error" in ask(both, "absolute-form", "second.test", scene.origin.port)
+        assert lenient.asked == []
+        scene.nameserver.zone["origin.test"] = Says(rcode="SERVFAIL")
+        assert status(ask(both, "absolute-form", "origin.test", scene.origin.port)) == 200
+    finally:
+        both.stop()
+        lenient.close()
 
 
 @pytest.mark.parametrize("way", WAYS)

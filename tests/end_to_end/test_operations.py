@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import namespace
 from tests.end_to_end.conftest import POLICIES, Scene
-from tests.end_to_end.daemon import Daemon, read_until, status
+from tests.end_to_end.daemon import Daemon, read_all, read_until, status
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -158,6 +159,42 @@ def test_attack_8_the_limit_of_connections_is_said_and_recorded(scene: Scene) ->
         answer = proxy.ask(b"GET http://origin.test/ HTTP/1.1\r\nHost: x\r\n\r\n")
         assert b"503 Service Unavailable: connection_limit" in answer
     assert proxy.decisions()[0]["reason"] == "connection_limit"
+
+
+def test_r2_attack_8_strangers_take_no_place_of_a_client(scene: Scene) -> None:
+    """They say nothing and stay; nor does a full house keep a stranger from being refused as one."""
+    proxy = scene.start("[limits]\nconnections = 1\n")
+    proxy.stop()
+    proxy.policy.write_text(
+        proxy.policy.read_text().replace('networks = ["127.0.0.0/8"]', 'networks = ["127.0.0.1/32"]')
+    )
+    second = Daemon(proxy.policy, proxy.audit, _fresh(proxy.errors))
+    request = f"GET {scene.url}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+    try:
+        with contextlib.ExitStack() as strangers:
+            crowd = [strangers.enter_context(_stranger(second)) for _ in range(10)]
+            assert status(second.ask(request)) == 200
+            with second.connect() as client:
+                client.sendall(b"G")
+                crowd[0].sendall(request)
+                assert b"403 Forbidden: client_unknown" in read_all(crowd[0])
+    finally:
+        second.stop()
+
+
+def _stranger(proxy: Daemon) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", proxy.port), 20, source_address=("127.0.0.2", 0))
+
+
+@pytest.mark.skipif(not namespace.isolated, reason="no network of our own, and a route cannot be added to this one")
+@pytest.mark.parametrize("host", ["93.184.216.7", "[2606:2800::9]"])
+def test_attack_2_17_a_local_route_makes_no_way_to_proxyd_itself(scene: Scene, host: str) -> None:
+    """No interface has that address, and a listener on a wildcard is reached there ("AnyIP")."""
+    with namespace.everywhere():
+        proxy = scene.start()
+        answer = proxy.ask(f"CONNECT {host}:{proxy.port} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    assert b"403 Forbidden: address_locked" in answer
+    assert proxy.decisions()[0]["rule"] == "proxyd itself"
 
 
 def test_attack_8_out_of_files_ends_nothing(scene: Scene) -> None:

@@ -23,7 +23,8 @@ from proxyd.http.fields import (
     response_to_client,
     trailers,
 )
-from proxyd.http.framing import MAX_HEAD
+from proxyd.http.framing import MAX_HEAD, Malformed
+from proxyd.http.request import MAX_MEMBERS
 from proxyd.policy.address import Destination, parse_authority
 from tests.http.raw_heads import head, read, request_of
 
@@ -126,6 +127,20 @@ def test_a_request_leaves_in_origin_form_with_its_fields_spelt_and_ordered_as_th
 def test_a_request_by_http_1_0_says_so_in_via_and_goes_on_by_http_1_1() -> None:
     sent = forwarded(head(line="GET http://example.com/ HTTP/1.0", host=None))
     assert written(sent) == b"GET / HTTP/1.1\r\nHost: example.com\r\nVia: 1.0 gateway\r\nConnection: close\r\n\r\n"
+
+
+# Content-Length
+
+
+@pytest.mark.parametrize(
+    ("length", "plain"),
+    [("0", "0"), ("5", "5"), ("010", "10"), ("00", "0"), ("0" * 17 + "8", "8"), ("9" * 18, "9" * 18)],
+)
+def test_attack_5_a_content_length_is_written_anew_both_ways(length: str, plain: str) -> None:
+    """A reader that takes `010` for octal would end the body after eight octets, where we end it after ten."""
+    for name in ("Content-Length", "content-LENGTH"):
+        assert fields_of("A: 010", f"{name}: {length}", method="POST") == [("A", "010"), (name, plain)]
+        assert to_client("A: 010", f"{name}: {length}") == [("A", "010"), (name, plain)]
 
 
 # Host
@@ -248,6 +263,22 @@ def test_attack_4_12_a_name_in_connection_is_whole_and_no_prefix(connection: str
     ]
 
 
+def test_attack_8_what_connection_names_is_read_up_to_256_names() -> None:
+    """In a response, an interim one and trailers too: they come from strangers."""
+    most, more = "," * (MAX_MEMBERS - 2) + ",a", "," * (MAX_MEMBERS - 1) + ",a"
+    fields = (f"Connection: {most}", "A: 1", "B: 2")
+    assert fields_of(*fields) == to_client(*fields) == [("B", "2")]
+    assert pairs(trailers(h11.EndOfMessage(headers=[("Connection", most), ("A", "1"), ("B", "2")]))) == [("B", "2")]
+    for refuse in (
+        lambda: to_client(f"Connection: {more}"),
+        lambda: informational_to_client(interim_of(f"Connection: {more}", status="103 Early Hints")),
+        lambda: trailers(h11.EndOfMessage(headers=[("Connection", more)])),
+        lambda: grants_websocket(interim_of(f"Upgrade: {more}", status="101 Switching Protocols")),
+    ):
+        with pytest.raises(Malformed):
+            refuse()
+
+
 # Upgrade
 
 
@@ -321,8 +352,9 @@ VOUCHED: Final = [
     "X-OpenClaw-Scopes: operator.admin",
     "X-Forwarded: x",
     *(f"{name}: x" for name in ("True-Client-IP", "Client-IP", "CF-Connecting-IP", "Fastly-Client-IP", "X-Client-IP")),
-    *(f"{name}: x" for name in ("X-User", "X-Username", "X-Userinfo", "X-Email", "SM-User", "X-Token-Subject")),
+    *(f"{name}: x" for name in ("X-User", "X-User-Id", "X-Username", "X-Userinfo", "X-Email", "SM-User")),
     *(f"{name}: x" for name in ("X-Originating-IP", "X-Cluster-Client-IP", "X-Host", "X-Azure-ClientIP")),
+    "X-Token-Subject: x",
     *(f"{name}: x" for name in ("X-Rewrite-URL", "X-Original-URL", "X-ARR-ClientCert", "X-Client-Cert", "X-SSL-CN")),
     *(f"{name}: x" for name in ("Remote-User", "X-Remote-User", "X-Envoy-Peer-Metadata", "SSL-Client-Verify")),
     *(f"{name}: x" for name in ("X-Auth-Request-User", "X-Authentik-Username", "X-Authenticated-User", "X-AuthUser")),
@@ -352,6 +384,7 @@ def test_attack_7_2_what_a_trusted_proxy_vouches_with_is_dropped_where_asked(fie
     [
         *("X-Forward: a", "Not-X-Forwarded-For: a", "X-Real-IPs: a", "From: a", "XForwarded-For: a", "X--Real-IP: a"),
         *("Authorization: a", "Cookie: a", "User-Agent: a", "X-API-Key: a", "X-Users: a", "X-Hosts: a", "X-Client: a"),
+        *("X-User-Ids: a", "X-User-I: a", "User-Id: a"),
     ],
 )
 def test_what_vouches_for_nobody_is_kept(field: str) -> None:
@@ -489,6 +522,16 @@ def test_attack_8_a_proxy_status_of_quotes_costs_no_more_than_another(value: str
     before = time.process_time()
     response_to_client(response, "gateway")
     assert time.process_time() - before < 0.5
+
+
+@pytest.mark.parametrize(("longer", "kept"), [(0, True), (1, False)])
+def test_attack_8_a_proxy_status_beyond_2048_octets_is_dropped_whole(longer: int, kept: bool) -> None:  # noqa: FBT001
+    """Nobody reads so much of it, and to take our name out of it cost more than to send it."""
+    value = 'cdn; details="' + "x" * (2048 - 15 + longer) + '"'
+    assert len(value) == 2048 + longer
+    for name in ("Proxy-Status", "proxy-status"):
+        left = [("A", "1"), *([(name, value)] if kept else []), ("B", "2")]
+        assert to_client("A: 1", f"{name}: {value}", "B: 2") == left
 
 
 # Trailers

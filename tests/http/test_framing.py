@@ -172,6 +172,34 @@ def test_attack_5_space_before_the_colon(name: str, space: str) -> None:
     assert understand(head(f"{name}{space}: chunked")) is Reason.MALFORMED_REQUEST
 
 
+@pytest.mark.parametrize("mark", "!#$%&'*+.^_`|~")
+@pytest.mark.parametrize("name", ["Content-Length", "Transfer-Encoding"])
+def test_attack_5_a_name_that_is_a_framing_field_s_but_for_its_hyphen(name: str, mark: str) -> None:
+    """Where a punctuation mark is read as a hyphen, as by gateways to CGI, it frames the message: h11 reads none."""
+    lookalike = name.replace("-", mark)
+    for spelling in (lookalike, lookalike.lower(), lookalike.upper()):
+        for others in ((), ("Content-Length: 5",), ("Transfer-Encoding: chunked",)):
+            for fields in ((f"{spelling}: 5", *others), (*others, f"{spelling}: chunked"), (f"{spelling}:", *others)):
+                raw = head(*fields)
+                assert refusal_of_head(raw) is understand(raw) is Reason.MALFORMED_REQUEST
+                answer = head(*fields, line="HTTP/1.1 200 OK", host=None)
+                assert refusal_of_head(answer) is Reason.MALFORMED_REQUEST
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *("ContentLength: 5", "Content__Length: 5", "X_Content_Length: 5", "Content_Length_: 5", "Content0Length: 5"),
+        *("TransferEncoding: a", "Transfer.-Encoding: a", "X-Transfer_Encoding: a", "Content_Type: a"),
+        *("X: Content_Length: 5", "X: Transfer_Encoding"),
+    ],
+)
+def test_a_name_that_is_a_framing_field_s_under_no_reading_passes(field: str) -> None:
+    """The neighbour of the one before."""
+    assert refusal_of_head(head(field)) is None
+    assert isinstance(understand(head(field, "Content-Length: 5")), Asked)
+
+
 @pytest.mark.parametrize("space", [" ", "\t", "  "])
 def test_attack_5_a_folded_line(space: str) -> None:
     for fields in (["X: a", f"{space}b"], [f"{space}X: a"], ["Transfer-Encoding:", f"{space}chunked"], [space]):

@@ -124,6 +124,7 @@ def test_r11_what_the_client_did_wrong_says_what_it_was(reason: Reason) -> None:
             Reason.MALFORMED_REQUEST: 400,
             Reason.METHOD_REFUSED: 405,
             Reason.HEAD_TIMEOUT: 408,
+            Reason.BODY_TIMEOUT: 408,
             Reason.EXPECTATION_FAILED: 417,
             Reason.HEAD_TOO_LARGE: 431,
             Reason.CODING_UNSUPPORTED: 501,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from netaddr import IPAddress
 
 from proxyd.http.framing import Malformed
-from proxyd.http.request import Asked, field_tokens, known_method
+from proxyd.http.request import MAX_MEMBERS, Asked, field_tokens, known_method
 from proxyd.policy.address import Destination
 from proxyd.policy.verdict import Reason
 from tests.http.raw_heads import head, read, said, understand
@@ -530,6 +530,26 @@ def test_list_fields_are_read_across_their_lines_in_lower_case() -> None:
     fields = [(b"a", b"B, c ,,\td"), (b"x", b"no"), (b"a", b"B"), (b"a", b""), (b"a", b"\xc9 e")]
     assert field_tokens(fields, b"a") == {"b", "c", "d", "\xc9 e"}
     assert field_tokens(fields, b"missing") == frozenset()
+
+
+@pytest.mark.parametrize("name", ["Connection", "Upgrade", "Expect", "Via"])
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+def test_attack_8_a_list_field_of_more_than_256_members_is_too_large(name: str, method: str) -> None:
+    """A head full of commas cost us a hundred times what it cost who sent it; an empty member counts like any other."""
+    assert MAX_MEMBERS == 256
+    member = {"Expect": "100-continue", "Via": "1.1 elsewhere"}.get(name, "x")
+    for each in (member, ""):
+        most = f"{name}: {','.join([each] * MAX_MEMBERS)}"
+        assert ask(most, method=method) == Asked("http", EXAMPLE, "/")
+        assert ask(f"{most},", method=method) is Reason.HEAD_TOO_LARGE
+        assert ask(most, f"{name}:", method=method) is Reason.HEAD_TOO_LARGE, "its lines are one list"
+        assert ask(most, f"X-{name}: {',' * 9000}", method=method) == Asked("http", EXAMPLE, "/")
+
+
+@pytest.mark.parametrize("name", ["Expect", "Via"])
+def test_attack_8_a_list_field_of_a_connect_has_no_more_members(name: str) -> None:
+    assert connect(f"{name}: {',' * (MAX_MEMBERS - 1)}") == Asked("connect", EXAMPLE_TLS, "")
+    assert connect(f"{name}: {',' * MAX_MEMBERS}") is Reason.HEAD_TOO_LARGE
 
 
 # What a refusal may say

@@ -17,7 +17,7 @@ import trio
 from netaddr import IPAddress
 
 from proxyd.net import dialer
-from proxyd.net.dialer import STAGGER_SECONDS, DialError, dial, interleaved
+from proxyd.net.dialer import MOST_ATTEMPTS, STAGGER_SECONDS, DialError, dial, interleaved
 from proxyd.policy.address import Destination, Resolution
 from proxyd.policy.load import load
 from proxyd.policy.verdict import Allow, Reason, decide
@@ -53,6 +53,8 @@ THREE_4: Final = IPAddress("93.184.216.36")
 ONE_6: Final = IPAddress("2606:2800:220:1:248:1893:25c8:1946")
 TWO_6: Final = IPAddress("2606:2800:220:1:248:1893:25c8:1947")
 LOOPBACK: Final = [IPAddress("127.0.0.1"), IPAddress("::1")]
+MANY: Final = [IPAddress(f"93.184.216.{last}") for last in range(1, 65)]
+MANY_6: Final = [IPAddress(f"2606:2800::{last:x}") for last in range(1, 65)]
 
 
 def allow(*addresses: IPAddress, port: int = 443) -> Allow:
@@ -223,7 +225,9 @@ async def test_every_winner_but_one_is_closed(autojump_clock: MockClock, world: 
         ([errno.EHOSTUNREACH], Reason.CONNECT_UNREACHABLE),
         ([errno.ECONNRESET], Reason.CONNECT_UNREACHABLE),
         ([errno.EACCES], Reason.CONNECT_UNREACHABLE),
-        ([errno.ENOTCONN], Reason.CONNECT_UNREACHABLE),
+        ([errno.ENOTCONN], Reason.ORIGIN_CLOSED),
+        ([errno.ECONNREFUSED, errno.ENOTCONN], Reason.ORIGIN_CLOSED),
+        ([errno.ENOTCONN, errno.EMFILE], Reason.OUT_OF_RESOURCES),
         ([errno.EMFILE], Reason.OUT_OF_RESOURCES),
         ([errno.ENFILE], Reason.OUT_OF_RESOURCES),
         ([errno.ENOBUFS], Reason.OUT_OF_RESOURCES),
@@ -253,6 +257,37 @@ async def test_nothing_is_tried_again(autojump_clock: MockClock, world: Callable
         await dial(allow(ONE_4, ONE_6))
     assert tried.began == [(0.0, ONE_6), (0.0, ONE_4)]
     assert autojump_clock.current_time() == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "tried"),
+    [
+        (MANY, MANY[:8]),
+        (MANY[:9], MANY[:8]),
+        (MANY[:8], MANY[:8]),
+        ([*MANY, *MANY_6], [each for pair in zip(MANY_6[:4], MANY[:4], strict=True) for each in pair]),
+    ],
+    ids=["64", "9", "8", "64 of each family"],
+)
+async def test_attack_8_of_many_addresses_that_fail_only_the_first_eight_are_tried(
+    autojump_clock: MockClock, world: Callable[[Says], World], given: list[IPAddress], tried: list[IPAddress]
+) -> None:
+    """An answer with 128 addresses made 128 connections of one request: a port scan, and our files used up."""
+    seen = world(dict.fromkeys(given, (0, errno.ECONNREFUSED)))
+    with pytest.raises(DialError):
+        await dial(allow(*given))
+    assert [address for _, address in seen.began] == tried
+    assert (MOST_ATTEMPTS, autojump_clock.current_time()) == (8, 0)
+
+
+async def test_attack_8_of_many_addresses_that_hang_only_the_first_eight_are_tried(
+    autojump_clock: MockClock, world: Callable[[Says], World]
+) -> None:
+    seen = world({MANY[8]: (0, None)})
+    with trio.move_on_after(4.5) as scope:
+        await dial(allow(*MANY))
+    assert (scope.cancelled_caught, autojump_clock.current_time()) == (True, 4.5)
+    assert [address for _, address in seen.began] == MANY[:MOST_ATTEMPTS]
 
 
 async def test_the_caller_sets_the_deadline(autojump_clock: MockClock, world: Callable[[Says], World]) -> None:
@@ -339,10 +374,15 @@ class Standin(trio.socket.SocketType):
 class Factory(trio.abc.SocketFactory):
     """Hands out the same stand-in."""
 
-    def __init__(self, standin: Standin) -> None:
+    def __init__(self, standin: trio.socket.SocketType) -> None:
         self.standin = standin
 
-    def socket(self, family: int = -1, type: int = -1, proto: int = -1) -> Standin:  # noqa: A002, ARG002 - trio's words
+    def socket(
+        self,
+        family: int = -1,  # noqa: ARG002 - trio's words
+        type: int = -1,  # noqa: A002, ARG002
+        proto: int = -1,  # noqa: ARG002
+    ) -> trio.socket.SocketType:
         """The stand-in, whatever is asked for."""
         return self.standin
 
@@ -384,6 +424,17 @@ async def test_r3_a_real_connection_reaches_the_judged_address(address: IPAddres
             assert dialled.stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
             await dialled.stream.send_all(b"ping")
             assert await origin.receive_some() == b"ping"
+
+
+@pytest.mark.parametrize("address", LOOPBACK, ids=str)
+async def test_a_connection_to_itself_is_a_refusal_and_closed(address: IPAddress) -> None:
+    """A port of ours where nobody listens may be the very one that the kernel chose to connect from: TCP allows it."""
+    itself = trio.socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET)
+    await itself.bind((str(address), 0))
+    trio.socket.set_custom_socket_factory(Factory(itself))
+    with pytest.raises(DialError) as caught:
+        await dial(allow(address, port=itself.getsockname()[1]))
+    assert (caught.value.reason, itself.fileno()) == (Reason.CONNECT_REFUSED, -1)
 
 
 async def test_a_real_refusal_at_one_address_leads_to_the_other() -> None:

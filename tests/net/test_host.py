@@ -5,19 +5,20 @@ from __future__ import annotations
 import resource
 import socket
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 import trio
-from netaddr import IPAddress
+from netaddr import IPAddress, IPNetwork
 
 from proxyd.net import host
 from proxyd.net.host import keep_alive, own_addresses, raise_file_limit, system_servers
 from proxyd.policy.address import Endpoint
+from tests import namespace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 FIB_TRIE: Final = """\
 Main:
@@ -45,13 +46,30 @@ Local:
         |-- 198.51.100.7
            /32 link UNICAST
            /32 host LOCAL
+     |-- 203.0.113.0
+        /24 host LOCAL
 """
 IF_INET6: Final = """\
 00000000000000000000000000000001 01 80 10 80       lo
 fe80000000000000021122fffe334455 02 40 20 80     eth0
 20010db8000000000000000000000017 02 40 00 80     eth0
 """
-LOOPBACK: Final = {IPAddress("127.0.0.1"), IPAddress("::1")}
+IPV6_ROUTE: Final = "".join(
+    f"{to:032x} {length:02x} {0:032x} 00 {0:032x} {metric:08x} 00000001 00000000 {flags:08x} {interface:>8}\n"
+    for to, length, metric, flags, interface in (
+        (0x20010DB8 << 96, 64, 0x100, 0x00000001, "eth0"),
+        (0x20010DB8 << 96, 128, 0, 0x00300001, "eth0"),
+        (0x20010DB8 << 96 | 0x17, 128, 0, 0x80200001, "eth0"),
+        (0x26062800 << 96, 64, 0x400, 0x80000001, "lo"),
+        (0xFF << 120, 8, 0x100, 0x00000001, "eth0"),
+        (0, 0, 0xFFFFFFFF, 0x00200200, "lo"),
+    )
+)
+"""A network, the anycast address of its routers, an address, a local route, multicast, and what has no route."""
+OWN_PROC_NET: Final = Path("/proc/thread-self/net")
+OWN_4: Final = {"127.0.0.0/8", "127.0.0.1/32", "192.0.2.17/32", "198.51.100.7/32", "203.0.113.0/24"}
+OWN_6: Final = {"::1/128", "fe80::211:22ff:fe33:4455/128", "2001:db8::17/128", "2606:2800::/64"}
+LOOPBACK: Final = {IPNetwork("127.0.0.1/32"), IPNetwork("::1/128")}
 
 
 @pytest.fixture
@@ -59,6 +77,7 @@ def proc_net(tmp_path: Path) -> Path:
     """A /proc/net as Linux has it."""
     (tmp_path / "fib_trie").write_text(FIB_TRIE)
     (tmp_path / "if_inet6").write_text(IF_INET6)
+    (tmp_path / "ipv6_route").write_text(IPV6_ROUTE)
     return tmp_path
 
 
@@ -82,6 +101,11 @@ def file_limit() -> Iterator[int]:
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+def own(proc_net: Path) -> set[str]:
+    """What that Linux calls its own."""
+    return {str(each) for each in own_addresses(proc_net)}
+
+
 def servers(*addresses: str) -> tuple[Endpoint, ...]:
     """Resolvers on the usual port."""
     return tuple(Endpoint(IPAddress(each), 53) for each in addresses)
@@ -91,20 +115,31 @@ def servers(*addresses: str) -> tuple[Endpoint, ...]:
 
 
 def test_attack_2_17_every_address_of_this_host_is_known(proc_net: Path) -> None:
-    assert {str(each) for each in own_addresses(proc_net)} == {
-        *("127.0.0.1", "192.0.2.17", "198.51.100.7"),
-        *("::1", "fe80::211:22ff:fe33:4455", "2001:db8::17"),
-    }
+    assert own(proc_net) == OWN_4 | OWN_6
 
 
-@pytest.mark.parametrize("other", ["0.0.0.0", "127.0.0.0", "127.255.255.255", "192.0.2.0", "192.0.2.255"])
-def test_networks_and_broadcast_addresses_are_none_of_ours(proc_net: Path, other: str) -> None:
-    assert IPAddress(other) not in own_addresses(proc_net)
+@pytest.mark.parametrize("local", ["203.0.113.0/24", "2606:2800::/64"])
+def test_attack_2_17_a_network_that_a_local_route_makes_ours_is_ours(proc_net: Path, local: str) -> None:
+    """`ip route add local 203.0.113.0/24 dev lo` ("AnyIP"): a listener on a wildcard is reached at all of it."""
+    assert local in own(proc_net)
 
 
-def test_a_leaf_that_is_no_address_is_none_of_ours(proc_net: Path) -> None:
-    (proc_net / "fib_trie").write_text("|-- 127.0.1\n   /32 host LOCAL\n|-- 192.0.2.1\n   /32 host LOCAL\n")
-    assert {str(each) for each in own_addresses(proc_net) if each.version == 4} == {"192.0.2.1"}
+@pytest.mark.skipif(not namespace.isolated, reason="no network of our own, and a route cannot be added to this one")
+def test_attack_2_17_a_real_kernel_tells_of_its_local_routes() -> None:
+    assert not own(OWN_PROC_NET) & {"0.0.0.0/0", "::/0"}
+    with namespace.everywhere():
+        assert own(OWN_PROC_NET) >= {"0.0.0.0/0", "::/0", "127.0.0.1/32", "::1/128"}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        *("0.0.0.0", "192.0.2.0", "192.0.2.255", "203.0.112.255", "203.0.114.0"),
+        *("::", "2001:db8::", "2001:db8::18", "2606:2800:0:1::", "ff02::1"),
+    ],
+)
+def test_other_networks_and_broadcast_addresses_are_none_of_ours(proc_net: Path, other: str) -> None:
+    assert not any(IPAddress(other) in network for network in own_addresses(proc_net))
 
 
 def test_a_mark_without_a_leaf_is_nobodys(proc_net: Path) -> None:
@@ -114,7 +149,8 @@ def test_a_mark_without_a_leaf_is_nobodys(proc_net: Path) -> None:
 
 def test_a_host_without_ipv6_has_its_ipv4_addresses(proc_net: Path) -> None:
     (proc_net / "if_inet6").unlink()
-    assert {str(each) for each in own_addresses(proc_net)} == {"127.0.0.1", "192.0.2.17", "198.51.100.7"}
+    (proc_net / "ipv6_route").unlink()
+    assert own(proc_net) == OWN_4
 
 
 def test_r12_attack_2_17_not_to_know_our_addresses_is_not_to_have_none(tmp_path: Path) -> None:
@@ -125,7 +161,13 @@ def test_r12_attack_2_17_not_to_know_our_addresses_is_not_to_have_none(tmp_path:
         own_addresses(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["fib_trie", "if_inet6"])
+def test_r12_attack_2_17_a_kernel_with_ipv6_has_to_tell_its_routes(proc_net: Path) -> None:
+    (proc_net / "ipv6_route").unlink()
+    with pytest.raises(FileNotFoundError):
+        own_addresses(proc_net)
+
+
+@pytest.mark.parametrize("name", ["fib_trie", "if_inet6", "ipv6_route"])
 def test_r12_attack_2_17_a_file_of_addresses_that_cannot_be_read_is_an_error(proc_net: Path, name: str) -> None:
     (proc_net / name).unlink()
     (proc_net / name).mkdir()
@@ -148,8 +190,9 @@ def test_elsewhere_than_on_linux_there_is_nothing_to_read(tmp_path: Path, monkey
 
 def test_an_interface_may_be_called_anything_the_kernel_allows(proc_net: Path) -> None:
     """`ip link add é type dummy` is possible, and its name stands in if_inet6."""
-    (proc_net / "if_inet6").write_bytes(IF_INET6.replace("eth0", "\u00e9").encode())
-    assert IPAddress("2001:db8::17") in own_addresses(proc_net)
+    for name, text in (("if_inet6", IF_INET6), ("ipv6_route", IPV6_ROUTE)):
+        (proc_net / name).write_bytes(text.replace("eth0", "\u00e9").encode())
+    assert own(proc_net) == OWN_4 | OWN_6
 
 
 def test_this_very_host_is_at_loopback() -> None:
@@ -275,5 +318,6 @@ def test_a_limit_that_is_as_high_as_it_goes_is_left_alone(file_limit: int, monke
 
 
 def test_an_empty_line_of_the_kernel_is_no_address(proc_net: Path) -> None:
-    (proc_net / "if_inet6").write_text(IF_INET6 + "\n")
-    assert IPAddress("2001:db8::17") in own_addresses(proc_net)
+    for name, text in (("if_inet6", IF_INET6), ("ipv6_route", IPV6_ROUTE)):
+        (proc_net / name).write_text(text + "\n")
+    assert own(proc_net) == OWN_4 | OWN_6

@@ -15,7 +15,7 @@ import pytest
 import trio
 from trio.testing import lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
 
-from proxyd.net.relay import PIECE, Flow, relay
+from proxyd.net.relay import HALF_CLOSED_SECONDS, PIECE, Flow, relay
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -178,14 +178,49 @@ async def test_whatever_moves_either_way_begins_the_silence_anew(
     assert autojump_clock.current_time() == 3 * (IDLE - 1) + IDLE
 
 
-async def test_attack_8_a_half_open_tunnel_is_not_kept_for_ever(
-    autojump_clock: MockClock, nursery: trio.Nursery
+@pytest.mark.parametrize("side", ["client", "origin"])
+async def test_attack_8_once_a_side_has_ended_silence_may_last_two_minutes(
+    autojump_clock: MockClock, nursery: trio.Nursery, side: str
 ) -> None:
+    """A peer that is gone ends its side like one that has said all: for the idle hour it held a place and two files."""
+    assert HALF_CLOSED_SECONDS == 120.0 < IDLE
     made = tunnel(nursery)
     await trio.sleep(10)
-    await made.client.send_eof()
+    await getattr(made, side).send_eof()
     await made.ended.wait()
-    assert (made.flow.outcome, autojump_clock.current_time()) == ("idle", IDLE)
+    assert (made.flow.outcome, autojump_clock.current_time()) == ("idle", 10 + HALF_CLOSED_SECONDS)
+
+
+@pytest.mark.parametrize(("ends", "talks"), [("client", "origin"), ("origin", "client")])
+async def test_a_half_open_tunnel_stands_as_long_as_the_other_side_talks(
+    autojump_clock: MockClock, nursery: trio.Nursery, ends: str, talks: str
+) -> None:
+    """The neighbour of the one before: each piece begins the two minutes anew, and nothing the idle seconds."""
+    made = tunnel(nursery)
+    await getattr(made, ends).send_eof()
+    for _ in range(5):
+        await trio.sleep(HALF_CLOSED_SECONDS - 1)
+        await getattr(made, talks).send_all(b"x")
+    await made.ended.wait()
+    assert (made.flow.outcome, made.flow.up + made.flow.down) == ("idle", 5)
+    assert autojump_clock.current_time() == 5 * (HALF_CLOSED_SECONDS - 1) + HALF_CLOSED_SECONDS
+
+
+async def test_attack_8_a_half_open_tunnel_is_not_prolonged_by_what_nobody_takes(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    made = tunnel(nursery, (b"nobody takes this", b""), lockstep=True)
+    await made.origin.send_eof()
+    await made.ended.wait()
+    assert (made.flow, autojump_clock.current_time()) == (Flow(0, 0, "idle"), HALF_CLOSED_SECONDS)
+
+
+async def test_no_silence_lasts_longer_than_the_idle_seconds_half_open_or_not(autojump_clock: MockClock) -> None:
+    (client, near_client), (_, near_origin) = memory_stream_pair(), memory_stream_pair()
+    await client.send_eof()
+    flow = Flow()
+    await relay(near_client, near_origin, 7, flow)
+    assert (flow.outcome, autojump_clock.current_time()) == ("idle", 7)
 
 
 async def test_early_bytes_that_nobody_takes_are_silence(autojump_clock: MockClock, nursery: trio.Nursery) -> None:

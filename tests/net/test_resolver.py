@@ -5,8 +5,11 @@ Lookups run in virtual time over a faked `ask`; the real one is put to a scripte
 
 from __future__ import annotations
 
+import gc
+import math
 import socket
 import struct
+import weakref
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -33,6 +36,8 @@ from proxyd.net.resolver import (
     LONGEST_CHAIN,
     LONGEST_TTL,
     MOST_ADDRESSES,
+    MOST_OCTETS,
+    MOST_RECORDS,
     NEGATIVE_TTL,
     ROUNDS,
     TOTAL_SECONDS,
@@ -359,13 +364,17 @@ async def test_attack_3_5_when_both_fail_there_is_no_address_and_an_error(
     assert autojump_clock.current_time() == 0
 
 
-async def test_attack_3_5_an_nxdomain_with_an_address_is_an_error(nursery: trio.Nursery) -> None:
-    async def contradict(query: dns.message.Message, _: Endpoint) -> dns.message.Message:
+async def test_attack_3_5_an_nxdomain_with_an_address_is_an_error_and_final(nursery: trio.Nursery) -> None:
+    asked: list[Endpoint] = []
+
+    async def contradict(query: dns.message.Message, server: Endpoint) -> dns.message.Message:
         await trio.lowlevel.checkpoint()
+        asked.append(server)
         return reply(query, [A, AAAA], "NXDOMAIN")
 
-    with pytest.raises(DnsError):
-        await Resolver(nursery, (FIRST,), contradict).resolve(NAME)
+    with pytest.raises(DnsError, match="does not exist"):
+        await Resolver(nursery, (FIRST, SECOND), contradict).resolve(NAME)
+    assert asked == [FIRST, FIRST]
 
 
 async def test_attack_3_8_a_message_that_is_no_answer_is_an_error(nursery: trio.Nursery) -> None:
@@ -421,13 +430,40 @@ async def test_the_second_server_answers_where_the_first_is_silent(
     assert autojump_clock.current_time() == TRY_SECONDS == 1.0
 
 
-@pytest.mark.parametrize("how", ["SERVFAIL", "REFUSED", "NXDOMAIN", OSError, dns.exception.FormError], ids=str)
+@pytest.mark.parametrize("how", ["SERVFAIL", "REFUSED", OSError, dns.exception.FormError], ids=str)
 async def test_the_second_server_answers_at_once_where_the_first_is_no_use(
     autojump_clock: MockClock, nursery: trio.Nursery, how: str | type[Exception]
 ) -> None:
     world = World(servers={FIRST: how})
     assert numbers(await outcome(nursery, world, FIRST, SECOND)) == {FOUR, SIX}
     assert autojump_clock.current_time() == 0
+
+
+async def test_attack_3_5_nxdomain_of_the_first_server_is_final(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    """It says so of what it filters, too: to ask the next one, which filters nothing, would be the way around it."""
+    world = World(servers={FIRST: "NXDOMAIN"})
+    assert await outcome(nursery, world, FIRST, SECOND) is Reason.DNS_ERROR
+    assert sorted((family, server) for _, _, family, server in world.asked) == [("A", FIRST), ("AAAA", FIRST)]
+    assert autojump_clock.current_time() == 0
+
+
+@pytest.mark.parametrize("how", [None, "SERVFAIL", OSError], ids=str)
+async def test_attack_3_5_nxdomain_is_final_too_where_the_servers_before_it_were_no_use(
+    autojump_clock: MockClock, nursery: trio.Nursery, how: str | type[Exception] | None
+) -> None:
+    third = Endpoint(IPAddress("192.0.2.55"), 53)
+    world = World(servers={FIRST: how, SECOND: "NXDOMAIN"})
+    assert await outcome(nursery, world, FIRST, SECOND, third) is Reason.DNS_ERROR
+    assert [server for *_, family, server in world.asked if family == "A"] == [FIRST, SECOND]
+    assert autojump_clock.current_time() == (TRY_SECONDS if how is None else 0)
+
+
+async def test_an_empty_answer_of_the_first_server_is_final(nursery: trio.Nursery) -> None:
+    world = World(records=[])
+    assert await outcome(nursery, world, FIRST, SECOND) is Reason.DNS_ERROR
+    assert {server for *_, server in world.asked} == {FIRST}
 
 
 async def test_an_answer_that_is_no_use_is_not_asked_for_again(nursery: trio.Nursery) -> None:
@@ -910,12 +946,17 @@ def nothing(_: dns.message.Message) -> bytes:
 
 
 def cut(answer: dns.message.Message) -> bytes:
+    answer.use_edns(edns=False)
     return answer.to_wire()[:-3]
+
+
+def cut_behind_its_header(answer: dns.message.Message) -> bytes:
+    return answer.to_wire()[:12]
 
 
 LIES: Final = (
     *(wrong_id, wrong_name, wrong_type, wrong_opcode, no_answer),
-    *(truncated_with_wrong_id, garbage, nothing, cut),
+    *(truncated_with_wrong_id, garbage, nothing, cut, cut_behind_its_header),
 )
 
 
@@ -932,6 +973,32 @@ def data(message: dns.message.Message) -> list[str]:
 def framed(wire: bytes) -> bytes:
     """A message as TCP carries it (RFC 1035 §4.2.2)."""
     return struct.pack("!H", len(wire)) + wire
+
+
+def padded(wire: bytes, octets: int) -> bytes:
+    """A message that is so long; what follows its sections is no part of any."""
+    return wire + bytes(octets - len(wire))
+
+
+LONG_NAME: Final = b"".join(b"\1" + bytes([ord("a") + at % 26]) for at in range(118)) + b"\0"
+TO_ITSELF: Final = b"\xc0\x0c"
+"""A pointer to the name of the question, which is the first thing behind the header (RFC 1035 §4.1.4)."""
+
+
+def record(rdtype: int, rdata: bytes, rdclass: int = 1, owner: bytes = TO_ITSELF) -> bytes:
+    """A resource record (RFC 1035 §4.1.3)."""
+    return owner + struct.pack("!2HIH", rdtype, rdclass, 60, len(rdata)) + rdata
+
+
+def answering(query: bytes, *records: bytes, flags: int = 0x8180, others: bytes = bytes(4)) -> bytes:
+    """An answer without a look at what is in it. others: how many records the other sections are said to have."""
+    end = query.index(b"\0", 12) + 5
+    header = query[:2] + struct.pack("!3H", flags, 1, len(records)) + others
+    return header + query[12:end] + b"".join(records)
+
+
+GOOD: Final = record(1, bytes([93, 184, 216, 34]))
+EVIL: Final = record(1, bytes([127, 0, 0, 1]))
 
 
 @pytest.fixture
@@ -995,6 +1062,183 @@ async def test_attack_3_5_nothing_but_lies_is_silence(
     assert impatience <= 0.1
 
 
+# Answers that cost more to read than to send: dnspython takes half a second for some of 2 KiB
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[dns.message.Message]:
+    """Whatever the parser read, so far."""
+    messages: list[dns.message.Message] = []
+    from_wire = dns.message.from_wire
+
+    def reading(wire: bytes, *, ignore_trailing: bool = False) -> dns.message.Message:
+        messages.append(from_wire(wire, ignore_trailing=ignore_trailing))
+        return messages[-1]
+
+    monkeypatch.setattr(dns.message, "from_wire", reading)
+    return messages
+
+
+def sending(*answers: Callable[[bytes], bytes]) -> Deliver:
+    """Delivers these answers to a question, which nobody parses."""
+
+    async def deliver(wire: bytes, sock: trio.socket.SocketType, peer: tuple[str, int]) -> None:
+        for answer in answers:
+            await sock.sendto(answer(wire), peer)
+
+    return deliver
+
+
+BOMBS: Final[dict[str, Callable[[bytes], bytes]]] = {
+    "an octet too many": lambda query: padded(answering(query, EVIL), MOST_OCTETS + 1),
+    "as long as UDP has it": lambda query: padded(answering(query, EVIL), 65507),
+    "a record too many": lambda query: answering(query, *[EVIL] * (MOST_RECORDS + 1)),
+    "4,000 records": lambda query: answering(query, *[EVIL] * 4000),
+    "4,000 records in its header only": lambda query: answering(query)[:6] + b"\x0f\xa0" + answering(query)[8:],
+    "a question too many": lambda query: (
+        query[:2] + b"\x81\x80\0\2\0\0" + bytes(4) + query[12 : query.index(b"\0", 12) + 5] + TO_ITSELF + b"\0\1\0\1"
+    ),
+    "1,000 questions": lambda query: (
+        query[:2] + b"\x81\x80\x03\xe8" + bytes(6) + LONG_NAME + b"\0\1\0\1" + (TO_ITSELF + b"\0\1\0\1") * 999
+    ),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+async def test_attack_8_an_answer_that_is_too_much_is_refused_before_it_is_parsed(
+    parsed: list[dns.message.Message], bomb: str
+) -> None:
+    """ATTACKS 3.8: and passed over, as every datagram that is no answer."""
+    async with serving(sending(BOMBS[bomb], lambda query: answering(query, GOOD))) as server:
+        assert data(await ask(question(), server)) == [FOUR]
+    assert len(parsed) == 1
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+async def test_attack_8_an_answer_that_is_too_much_is_refused_over_tcp_before_it_is_parsed(
+    parsed: list[dns.message.Message], bomb: str
+) -> None:
+    truncating = sending(lambda query: answering(query, flags=0x8380))
+    async with serving(truncating, lambda query: framed(BOMBS[bomb](query))) as server:
+        with pytest.raises(dns.exception.FormError):
+            await ask(question(), server)
+    assert [message.flags & dns.flags.TC for message in parsed] == [dns.flags.TC]
+
+
+async def test_attack_8_an_answer_that_is_too_long_is_not_even_received() -> None:
+    truncating = sending(lambda query: answering(query, flags=0x8380))
+    async with serving(truncating, lambda _: struct.pack("!H", MOST_OCTETS + 1)) as server:
+        with pytest.raises(dns.exception.FormError):
+            await ask(question(), server)
+
+
+async def test_an_answer_may_be_as_long_and_have_as_many_records_as_the_bounds_say() -> None:
+    async with serving(sending(lambda query: padded(answering(query, *[GOOD] * MOST_RECORDS), MOST_OCTETS))) as server:
+        assert data(await ask(question(), server)) == [FOUR]
+    assert (MOST_OCTETS, MOST_RECORDS) == (8192, 96)
+
+
+COSTLY: Final = {
+    "an alias of another class": record(5, b"\1x\xc0\x0c", rdclass=3),
+    "an address of another class": record(1, b"\1x\xc0\x0c\0\1", rdclass=3),
+    "a class of its own": record(1, bytes(4), rdclass=4711),
+    "a type of its own": record(4711, bytes(4)),
+    "a name": record(12, b"\1x\xc0\x0c"),
+    "many strings": record(16, bytes(4000)),
+    "many names": record(55, b"\1\1\0\1hk" + LONG_NAME * 10),
+    "a key": record(250, LONG_NAME),
+    "options": record(41, b"\0\3\0\0" * 100, rdclass=4096),
+}
+
+
+@pytest.mark.parametrize("costly", COSTLY)
+async def test_attack_8_of_an_answer_only_addresses_and_aliases_are_read(costly: str) -> None:
+    """ATTACKS 3.8: of what nobody asked for, no name is read, and no code is looked for that could read it."""
+    async with serving(sending(lambda query: answering(query, COSTLY[costly], GOOD, COSTLY[costly]))) as server:
+        answer = await ask(question(), server)
+    assert {(rrset.rdtype, rrset.rdclass) for rrset in answer.answer} == {(1, 1), (65280, 1)}
+    assert [str(record) for rrset in answer.answer if rrset.rdtype == dns.rdatatype.A for record in rrset] == [FOUR]
+
+
+async def test_attack_3_4_more_aliases_than_a_chain_may_have_are_not_read_either() -> None:
+    """To remember one takes the square of its labels; one more than the bound is read, so that it is noticed."""
+    aliases = [record(5, b"\1x" + LONG_NAME[4:], owner=b"\2%02d" % at + TO_ITSELF) for at in range(MOST_RECORDS - 65)]
+    async with serving(sending(lambda query: answering(query, *aliases, GOOD))) as server:
+        answer = await ask(question(), server)
+    assert sum(rrset.rdtype == dns.rdatatype.CNAME for rrset in answer.answer) == LONGEST_CHAIN + 1 < len(aliases)
+    assert data(answer)[-1] == FOUR
+
+
+@pytest.mark.parametrize("too_long", [False, True])
+async def test_attack_3_4_a_chain_off_the_wire_is_as_long_as_it_may_be_or_an_error_at_once(
+    nursery: trio.Nursery,
+    too_long: bool,  # noqa: FBT001 - a table
+) -> None:
+    """An error and no silence, which would be asked again."""
+    ninth = [("c" * 8 + ".example.com", 60, "CNAME", "ninth.example."), ("ninth.example", 60, "A", FOUR)]
+    records = [*CHAIN_8, *(ninth if too_long else [("c" * 8 + ".example.com", 60, "A", FOUR)])]
+    async with serving(sending(lambda query: reply(dns.message.from_wire(query), records).to_wire())) as server:
+        subject = Resolver(nursery, (server,))
+        if too_long:
+            with pytest.raises(DnsError, match="too long"):
+                await subject.resolve(NAME)
+        else:
+            assert len((await subject.resolve(NAME)).chain) == LONGEST_CHAIN
+
+
+async def test_attack_3_8_what_the_other_sections_hold_is_not_read() -> None:
+    def answer(query: bytes) -> bytes:
+        return answering(query, GOOD, others=b"\xff\xff\xff\xff") + b"\xff" * 1000
+
+    async with serving(sending(answer)) as server:
+        said = await ask(question(), server)
+    assert (data(said), said.authority, said.additional) == ([FOUR], [], [])
+
+
+async def test_attack_3_8_what_a_truncated_answer_holds_is_not_read() -> None:
+    """Its last record may end anywhere."""
+    async with serving(
+        sending(lambda query: answering(query, GOOD, GOOD[:-2], flags=0x8380)),
+        lambda query: framed(answering(query, GOOD)),
+    ) as server:
+        assert data(await ask(question(), server)) == [FOUR]
+
+
+# Servers that are not there
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_a_server_that_is_not_there_fails_at_once_and_the_next_one_is_asked(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    """The kernel tells who is connected. Without that, each lookup would wait for silence first, here for ever."""
+    monkeypatch.setattr(resolver_module, "TRY_SECONDS", math.inf)
+    monkeypatch.setattr(resolver_module, "TOTAL_SECONDS", math.inf)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as taken, trio.fail_after(60):
+        taken.bind((host, 0))
+        taken.connect((host, 9))  # and hears nobody else
+        dead = Endpoint(IPAddress(host), taken.getsockname()[1])
+        with pytest.raises(ConnectionRefusedError):
+            await ask(question(), dead)
+        async with serving(saying(good)) as server:
+            assert numbers(await Resolver(nursery, (dead, server)).resolve(NAME)) == {FOUR, SIX}
+
+
+async def test_attack_8_a_server_that_is_silent_over_tcp_is_waited_for_no_longer(impatience: float) -> None:
+    with trio.socket.socket() as tcp, trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        await tcp.bind(("127.0.0.1", 0))
+        await udp.bind(tcp.getsockname())
+        tcp.listen()
+        async with trio.open_nursery() as server:
+            endpoint = Endpoint(IPAddress("127.0.0.1"), tcp.getsockname()[1])
+            server.start_soon(Server(endpoint, udp, tcp, saying(truncated), lambda _: b"").serve_udp)
+            with pytest.raises(dns.exception.Timeout):
+                await ask(question(), endpoint)
+            server.cancel_scope.cancel()
+    assert impatience <= 0.1
+
+
 async def test_attack_3_8_a_truncated_answer_is_asked_for_again_over_tcp() -> None:
     many = [(NAME, 60, "A", f"93.184.216.{last}") for last in range(1, 61)]
 
@@ -1046,3 +1290,23 @@ async def test_a_server_that_does_not_speak_tcp_fails_the_lookup_and_nothing_els
 async def test_r3_a_real_lookup_from_end_to_end(nursery: trio.Nursery) -> None:
     async with serving(saying(good)) as server:
         assert numbers(await Resolver(nursery, (server,)).resolve(NAME)) == {FOUR, SIX}
+
+
+@pytest.mark.parametrize("said", ["NXDOMAIN", "SERVFAIL", ValueError])
+async def test_attack_8_a_remembered_failure_keeps_nothing_of_its_lookup(
+    nursery: trio.Nursery, said: str | type[Exception]
+) -> None:
+    """A traceback keeps frames, and these the questions and answers: kilobytes for each name that is not there."""
+    world = World(families={"A": said, "AAAA": said})
+    asked: list[weakref.ref[dns.message.Message]] = []
+
+    async def remember(query: dns.message.Message, server: Endpoint) -> dns.message.Message:
+        asked.append(weakref.ref(query))
+        return await world.ask(query, server)
+
+    subject = Resolver(nursery, (FIRST,), remember)
+    for _ in range(2):
+        with pytest.raises(DnsError):
+            await subject.resolve(NAME)
+    gc.collect()
+    assert [each() for each in asked] == [None, None], "asked once a family, and forgotten"

@@ -123,6 +123,22 @@ def test_attack_2_7_metadata_in_any_local_use_position_is_seen(address: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("address", "carries"),
+    [
+        pytest.param("64:ff9b:1::808:808", ["0.0.0.8", "8.8.8.8"], id="96"),
+        pytest.param("64:ff9b:1:808:8:800::", ["8.8.8.8", "8.8.8.0", "8.8.0.0"], id="48"),
+        pytest.param("64:ff9b:1:8:8:808::", ["0.8.8.8", "8.8.8.8", "8.8.8.0"], id="56"),
+        pytest.param("64:ff9b:1::", ["0.0.0.0"] * 4, id="zero and nothing else"),
+    ],
+)
+def test_attack_2_7_a_zero_at_a_position_that_is_a_guess_is_no_embedded_address(
+    address: str, carries: list[str]
+) -> None:
+    """It fills the positions of the other lengths; 0.0.0.0, which no permit opens, would be in almost every one."""
+    assert carried(address) == carries
+
+
+@pytest.mark.parametrize(
     "address",
     [
         *(

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from netaddr import IPNetwork
 
-from proxyd.policy.load import MAX_DEPTH, PolicyError, load
+from proxyd.policy.load import MAX_DEPTH, MAX_LINE, PolicyError, load
 from tests.policy.worlds import MINIMAL, TODAY, files, loaded, nets, problems
 
 OPEN = MINIMAL.replace('default = "deny"', 'default = "allow"')
@@ -270,7 +270,7 @@ def test_a_problem_is_one_line_whatever_is_in_the_file() -> None:
         (b"schema = ", "main.toml: is not TOML: "),
         (b"a = 1\na = 2", "main.toml: is not TOML: "),
         (b"\xef\xbb\xbfschema = 1", "main.toml: is not TOML: "),
-        (b"a = " + b"[" * 100_000, "main.toml: is nested too deeply"),
+        (b"a = " + b"[\n" * 100_000, "main.toml: is nested too deeply"),
     ],
 )
 def test_r12_what_is_no_toml_is_a_problem(content: bytes, said: str) -> None:
@@ -282,6 +282,27 @@ def test_r12_what_is_no_toml_is_a_problem(content: bytes, said: str) -> None:
 def test_r12_a_number_of_any_length_is_a_problem_and_no_crash(digits: str) -> None:
     (problem,) = problems(MINIMAL.replace("schema = 1", f"schema = {digits}"))
     assert problem.startswith("main.toml: ")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""], ids=["lf", "crlf", "end-of-file"])
+def test_attack_8_a_line_of_more_than_8192_octets_is_refused_before_it_is_parsed(
+    end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time that a dotted key takes grows with the square of its length; a comment stands for it here."""
+    assert MAX_LINE == 8192
+    longest = MINIMAL + "#".ljust(MAX_LINE, ".") + end
+    assert problems(longest) == []
+    monkeypatch.setattr(tomllib, "loads", lambda _: pytest.fail("it is not parsed"))
+    too_long = "main.toml: has a line of more than 8192 bytes; break it up"
+    assert problems(MINIMAL + "a." * (MAX_LINE // 2) + "a = 1" + end) == [too_long]
+    assert problems(longest.replace("#.", "#..")) == [too_long]
+    assert problems("é" * (MAX_LINE // 2 + 1) + end) == [too_long]
+
+
+def test_attack_8_lines_of_included_files_are_no_longer_either() -> None:
+    assert problems(INCLUDING, rows="#" * (MAX_LINE + 1)) == [
+        "rows.toml: has a line of more than 8192 bytes; break it up"
+    ]
 
 
 @given(st.binary(max_size=64))
@@ -347,6 +368,14 @@ def test_r12_a_file_name_that_the_system_refuses_is_an_error() -> None:
 
     with pytest.raises(PolicyError, match=r"^main\.toml: cannot be read: bad file name$"):
         load("main.toml", read, TODAY)
+
+
+@pytest.mark.parametrize("url", ["https://agent:TOKEN@example.com/rows.toml", "file:///rows.toml"])
+def test_r7_a_url_is_no_file_to_include_and_is_not_repeated(url: str) -> None:
+    """It may hold a credential. What else is included is read all the same."""
+    said = "main.toml: include[0]: a URL is no file; write a path relative to this one"
+    assert problems(f'include = ["{url}", "rows.toml"]\n' + MINIMAL, rows="") == [said]
+    assert len(problems(f'include = ["{url}", "rows.toml"]\n' + MINIMAL, rows="zzz = 1")) == 2
 
 
 def test_an_include_is_read_relative_to_the_real_path_of_its_file() -> None:
@@ -471,6 +500,120 @@ def test_attack_2_16_a_permit_for_a_locked_address_is_an_error(network: str) -> 
     assert f'permit[0].networks[0]: "{network}" is locked' in problem
     wider = str(IPNetwork(network).supernet(IPNetwork(network).prefixlen - 1)[0])
     assert problems(MINIMAL + PERMIT.format(host="nas.local", network=wider, more="")) == []
+
+
+def permitting(host: str, *networks: str, ports: str = "[443]", main: str = MINIMAL) -> list[str]:
+    """What there is to say against a permit for this host."""
+    row = PERMIT.replace("[443]", ports).replace('["{network}"]', toml(list(networks)))
+    return problems(main + row.format(host=host, more=""))
+
+
+HOLD_IT = "write networks that hold it, or remove the permit"
+
+
+@pytest.mark.parametrize(
+    ("host", "network", "said"),
+    [
+        ("10.0.0.5", "10.0.1.0/24", f"10.0.0.5:443 stays refused (address_denied, by private network); {HOLD_IT}"),
+        ("::1", "fd00::/8", f"[::1]:443 stays refused (address_denied, by loopback); {HOLD_IT}"),
+        ("10.0.0.5", "::ffff:0:0/96", f"10.0.0.5:443 stays refused (address_denied, by private network); {HOLD_IT}"),
+        ("localhost", "10.0.0.0/8", f"localhost:443 stays refused (address_denied, by loopback); {HOLD_IT}"),
+        ("a.localhost", "127.0.0.2/32", f"a.localhost:443 stays refused (address_denied, by loopback); {HOLD_IT}"),
+        ("8.8.8.8", "10.0.0.0/8", f"8.8.8.8:443 stays refused (not_allowlisted, by allowlist); {HOLD_IT}"),
+        # what such an address carries is never opened
+        (
+            "::ffff:10.0.0.5",
+            "::ffff:0:0/96",
+            f"[::ffff:10.0.0.5]:443 stays refused (address_denied, by private network); {HOLD_IT}",
+        ),
+    ],
+)
+def test_r9_a_permit_whose_networks_do_not_hold_its_host_is_an_error(host: str, network: str, said: str) -> None:
+    """Where no DNS is needed it is known now."""
+    assert permitting(host, network) == [f"main.toml: permit[0]: {said}"]
+
+
+@pytest.mark.parametrize(
+    ("host", "network"),
+    [
+        ("10.0.0.5", "10.0.0.0/24"),
+        ("::1", "::1/128"),
+        ("localhost", "127.0.0.1/32"),
+        ("localhost", "::1/128"),
+        ("a.localhost", "127.0.0.0/8"),
+        ("8.8.8.8", "8.8.8.8/32"),
+        ("nas.example", "10.0.0.0/8"),
+        ("localhost6", "127.0.0.2/32"),
+    ],
+)
+def test_r9_a_permit_that_holds_its_host_or_whose_host_needs_dns_is_none(host: str, network: str) -> None:
+    assert permitting(host, network) == []
+    assert permitting(host, "198.18.0.0/15", network) == []
+
+
+def test_r9_a_permit_for_an_address_that_is_reached_without_it_is_an_error() -> None:
+    said = f"main.toml: permit[0]: 8.8.8.8:443 is reached without it; {HOLD_IT}"
+    reporting = MINIMAL.replace("[[client]]", 'mode = "report"\n[[client]]')
+    for main in (OPEN, reporting):
+        assert permitting("8.8.8.8", "10.0.0.0/8", main=main) == [said]
+        assert permitting("8.8.8.8", "8.8.8.0/24", main=main) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "network", "rule"),
+    [
+        ("169.254.169.254", "169.254.0.0/16", "cloud metadata service"),
+        ("192.80.8.124", "192.80.8.0/24", "cloud metadata service (Equinix), a public address"),
+        ("0.0.0.0", "0.0.0.0/8", "unspecified address"),
+    ],
+)
+def test_attack_2_16_a_permit_for_a_locked_host_is_an_error(host: str, network: str, rule: str) -> None:
+    (problem,) = permitting(host, network)
+    assert problem.endswith(
+        f"{host}:443 stays refused (address_locked, by {rule}); nothing opens it, remove the permit"
+    )
+
+
+@pytest.mark.parametrize(
+    ("listen", "host"),
+    [
+        ("127.0.0.1:3128", "localhost"),
+        ("127.0.0.1:3128", "127.0.0.1"),
+        ("127.0.0.1:3128", "127.9.9.9"),
+        ("[::1]:3128", "::1"),
+        ("10.0.0.1:3128", "localhost"),
+        ("10.0.0.1:3128", "10.0.0.1"),
+    ],
+)
+def test_attack_2_17_a_permit_for_proxyds_own_listener_is_an_error(listen: str, host: str) -> None:
+    main = MINIMAL.replace("127.0.0.1:3128", listen).replace('"::1/128"]', '"::1/128", "10.0.0.0/8"]')
+
+    def said(ports: str) -> list[str]:
+        return permitting(host, "127.0.0.0/8", "::1/128", "10.0.0.0/8", ports=ports, main=main)
+
+    shown = f"[{host}]" if ":" in host else host
+    own = (
+        f"main.toml: permit[0]: {shown}:3128 stays refused (address_locked, by proxyd itself); "
+        "nothing opens it, remove the permit"
+    )
+    assert said("[3128]") == said('["3128-3128"]') == said("[443, 3128]") == [own]
+    for opened in ("[3127]", "[3129]", '["3127-3128"]', '["3128-3129"]', '["1-65535"]'):
+        assert said(opened) == []
+
+
+def test_attack_2_17_the_policys_tests_know_where_proxyd_listens() -> None:
+    """On an address of its own too, which a permit for a name would open else."""
+    main = MINIMAL.replace("127.0.0.1:3128", "10.0.0.1:3128").replace('"::1/128"]', '"10.0.0.0/8"]')
+    main += PERMIT.replace("[443]", "[3128, 3129]").format(host="nas.local", network="10.0.0.0/8", more="")
+    answer = 'addresses = ["10.0.0.1"]\n'
+    assert asked(answer + 'expect = "deny"\nreason = "address_locked"', "http://nas.local:3128", main) == ""
+    assert asked(answer + 'expect = "allow"', "http://nas.local:3129", main) == ""
+
+
+def test_r9_a_permit_that_expired_is_judged_as_written() -> None:
+    more = f"expires = {TODAY - timedelta(days=1)}"
+    assert problems(MINIMAL + PERMIT.format(host="10.0.0.5", network="10.0.0.0/24", more=more)) == []
+    assert len(problems(MINIMAL + PERMIT.format(host="10.0.0.5", network="10.0.1.0/24", more=more))) == 1
 
 
 def translating(*prefixes: str) -> list[str]:

@@ -77,13 +77,23 @@ def test_without_a_list_of_ports_the_bad_ports_are_closed_and_with_one_all_other
 
 
 def test_attack_2_17_own_ports_are_ours_on_loopback_and_on_the_addresses_of_this_host() -> None:
-    own = Own(frozenset({3128}), frozenset(addresses("10.0.0.9", "2001:db8::9")))
+    own = Own(frozenset({3128}), frozenset(nets("10.0.0.9/32", "2001:db8::9/128")))
     ours = addresses("127.0.0.0", "127.255.255.255", "::1", "10.0.0.9", "2001:db8::9")
     assert all(own.holds(each, 3128) for each in ours)
     assert not any(own.holds(each, 3129) for each in ours)
     assert not any(
         own.holds(each, 3128) for each in addresses("126.255.255.255", "128.0.0.0", "::2", "10.0.0.8", "10.0.0.10")
     )
+
+
+def test_attack_2_17_a_whole_network_that_is_local_is_ours_from_its_first_address_to_its_last() -> None:
+    """A local route ("AnyIP") makes it so, and no interface has any of its addresses."""
+    own = Own(frozenset({3128}), frozenset(nets("93.184.216.0/24", "2606:2800::/64")))
+    ours = addresses("93.184.216.0", "93.184.216.255", "2606:2800::", "2606:2800::ffff:ffff:ffff:ffff")
+    others = addresses("93.184.215.255", "93.184.217.0", "2606:27ff:ffff:ffff::", "2606:2800:0:1::", "::93.184.216.7")
+    assert all(own.holds(each, 3128) for each in ours)
+    assert not any(own.holds(each, 3129) for each in ours)
+    assert not any(own.holds(each, 3128) for each in others)
 
 
 def test_without_listeners_nothing_is_ours() -> None:
@@ -103,6 +113,23 @@ def test_a_permit_is_live_through_the_day_on_which_it_expires() -> None:
 def test_every_permit_for_the_host_and_port_counts() -> None:
     rows = (permit("nas.local", "10.0.0.0/8"), permit("nas.local", "fd00::/8"), permit("nas.local", "::/0", ports=[80]))
     assert world(permit=rows).permits(at("nas.local")) == rows[:2]
+
+
+def test_attack_8_only_the_permits_of_the_host_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request takes as long with ten thousand permits for other hosts as with none."""
+    asked: list[str] = []
+    names = model.PermitRow.names
+
+    def noted(row: model.PermitRow, destination: Destination) -> bool:
+        asked.append(row.host)
+        return names(row, destination)
+
+    monkeypatch.setattr(model.PermitRow, "names", noted)
+    hosts = ("a.local", "nas.local", "b.local", "nas.local")
+    said = world(permit=tuple(permit(host, "10.0.0.0/8", ports=[443 + n]) for n, host in enumerate(hosts)))
+    assert [row.ports for row in said.permits(at("nas.local", 446))] == [spans(446)]
+    assert said.permits(at("c.local")) == ()
+    assert asked == ["nas.local", "nas.local"]
 
 
 def test_r2_the_first_client_whose_networks_hold_the_peer_is_the_client() -> None:
@@ -203,6 +230,23 @@ def test_records_go_to_stdout_or_an_absolute_path(sink: str) -> None:
 def test_records_go_nowhere_else(sink: str) -> None:
     (problem,) = problems(MINIMAL + f"[audit]\nto = {sink}")
     assert problem.endswith('is no sink; write "stdout" or the absolute path of a file')
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        '[[test]]\nexpect = "deny"\nurl = "{0}"',
+        '[[test]]\nexpect = "deny"\nurl = "https://example.com"\naddresses = ["{0}"]',
+        '[audit]\nto = "{0}"',
+        '[dns]\nnat64 = ["{0}"]',
+    ],
+)
+@pytest.mark.parametrize("url", ["ftp://example.com/bot123:TOKEN", "agent:TOKEN@example.com"])
+def test_r7_what_looks_like_a_url_is_not_repeated_in_a_problem(key: str, url: str) -> None:
+    """A problem goes to stderr, and that into logs."""
+    (problem,) = problems(MINIMAL + key.format(url))
+    assert "what is written there is no " in problem
+    assert "TOKEN" not in problem
 
 
 @pytest.mark.parametrize("length", [32, 40, 48, 56, 64, 96])

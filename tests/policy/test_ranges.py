@@ -78,6 +78,16 @@ def test_neighbours_do_not_run_into_each_other() -> None:
     assert [table.find(IPAddress(each)) for each in asked] == ["low", "high", "high", None]
 
 
+def test_a_network_that_ends_where_one_inside_it_begins_goes_on_until_then() -> None:
+    networks = ("10.0.0.0/24", "10.0.0.252/30", "10.0.0.255/32")
+    table = RangeTable((IPNetwork(each), each) for each in networks)
+    asked = ("10.0.0.251", "10.0.0.252", "10.0.0.254", "10.0.0.255", "10.0.1.0")
+    assert [table.find(IPAddress(each)) for each in asked] == [
+        *("10.0.0.0/24", "10.0.0.252/30", "10.0.0.252/30", "10.0.0.255/32"),
+        None,
+    ]
+
+
 def test_the_ends_of_the_address_space_are_in_it() -> None:
     table = RangeTable([(IPNetwork("0.0.0.0/0"), "all"), (IPNetwork("255.255.255.255/32"), "last")])
     assert [table.find(IPAddress(each)) for each in ("0.0.0.0", "255.255.255.254", "255.255.255.255")] == [

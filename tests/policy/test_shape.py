@@ -193,10 +193,19 @@ def test_attack_1_7_a_host_in_another_form_is_refused_with_the_right_spelling(wr
 
 @pytest.mark.parametrize(
     "host",
-    ["", "a b", "-a", "a..b", "127.1", "*", "a.*", "a:443", "http://a", "[::1]", "a/b", "::1/64", "\xad", "é" * 64],
+    ["", "a b", "-a", "a..b", "127.1", "*", "a.*", "a:443", "http:/a", "[::1]", "a/b", "::1/64", "\xad", "é" * 64],
 )
 def test_what_is_no_host_is_refused(host: str) -> None:
     assert f'"{host}" is no host: ' in refused(HOST_PATTERN, host)
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("url", ["https://example.com/bot123:TOKEN", "agent:TOKEN@example.com"])
+def test_r7_what_looks_like_a_url_is_not_repeated(name: str, url: str) -> None:
+    """It may hold a credential, and a problem goes to stderr, and that into logs."""
+    problem = refused(READERS[name], url)
+    assert problem.startswith("the.key: what is written there ")
+    assert "TOKEN" not in problem
 
 
 def test_one_host_is_no_pattern() -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from netaddr import IPAddress, IPNetwork
 
+from proxyd.policy.special import _METADATA_NAMES as METADATA_NAMES
 from proxyd.policy.special import (
     BAD_PORTS,
     LOCALHOST_ADDRESSES,
@@ -40,9 +41,29 @@ REGISTERED = """
 
 LOCKED = """
 0.0.0.0 :: 169.254.169.254 169.254.170.2 169.254.170.23 169.254.0.23 169.254.42.42 100.100.100.200 168.63.129.16
-192.0.0.192 fd00:ec2::254 fd00:ec2::23 fd20:ce::254 fd00:c1::a9fe:a9fe fd00:a9fe:a9fe::1 fd00:42::42
+192.0.0.192 192.80.8.124 100.80.80.80 100.88.222.5 100.96.0.96 169.254.169.250 169.254.169.252
+fd00:ec2::254 fd00:ec2::23 fd20:ce::254 fd00:c1::a9fe:a9fe fd00:a9fe:a9fe::1 fd00:42::42
 fd00:100::100:200 fe80::a9fe:a9fe
 """.split()  # noqa: SIM905
+
+# Where each metadata name leads, as its vendor says; nowhere in particular for CloudStack's, which is the router's.
+GOOGLE = ("169.254.169.254", "fd20:ce::254")
+AWS = ("169.254.169.254", "fd00:ec2::254")
+LEADS_TO: dict[str, tuple[str, ...]] = {
+    "metadata.google.internal": GOOGLE,
+    "*.metadata.google.internal": GOOGLE,
+    "metadata.goog": GOOGLE,
+    "*.metadata.goog": GOOGLE,
+    "metadata": GOOGLE,
+    "instance-data": AWS,
+    "instance-data.ec2.internal": AWS,
+    "api.metadata.cloud.ibm.com": ("169.254.169.254",),
+    "metadata.platformequinix.com": ("192.80.8.124",),
+    "metadata.packet.net": ("192.80.8.124",),
+    "data-server": (),
+    "rancher-metadata": ("169.254.169.250",),
+    "metadata.tencentyun.com": ("169.254.0.23", "100.88.222.5"),
+}
 
 # https://fetch.spec.whatwg.org/#port-blocking
 FETCH_BAD_PORTS = """
@@ -99,6 +120,8 @@ def test_r5_each_range_is_special_from_its_first_address_to_its_last_and_no_furt
             "223.255.255.255",
             "168.63.129.15",
             "168.63.129.17",
+            "192.80.8.123",
+            "192.80.8.125",
         ),
         *("2000::", "2001:200::", "2001:db7:ffff::", "2001:db9::", "2003::", "2620:4f:7fff::", "2620:4f:8001::"),
         *("3ffd:ffff::", "3fff:1000::", "3fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "2606:4700::1", "8.8.8.8"),
@@ -140,6 +163,12 @@ def test_attack_2_12_ipv6_is_public_only_inside_2000_3_minus_the_table(value: in
         pytest.param("169.254.1.1", "link-local", id="2.16-link-local"),
         pytest.param("169.254.169.254", "cloud metadata service", id="2.16-metadata"),
         pytest.param("168.63.129.16", "platform services (Azure), a public address", id="2.16-azure"),
+        pytest.param("192.80.8.124", "cloud metadata service (Equinix), a public address", id="2.16-equinix"),
+        pytest.param("100.96.0.96", "cloud metadata service (Volcengine)", id="2.16-volcengine"),
+        pytest.param("100.80.80.80", "cloud metadata service (UCloud)", id="2.16-ucloud"),
+        pytest.param("100.88.222.5", "cloud metadata service (Tencent)", id="2.16-tencent"),
+        pytest.param("169.254.169.252", "cloud metadata service (Google GKE)", id="2.16-gke"),
+        pytest.param("169.254.169.250", "cloud metadata service (Rancher)", id="2.16-rancher"),
         pytest.param("fd00:ec2::254", "cloud metadata service (AWS)", id="2.16-aws"),
         pytest.param("fd00:ec2::1", "unique local", id="2.16-ula"),
         pytest.param("::", "unspecified address", id="2.12-unspecified"),
@@ -198,6 +227,13 @@ def test_nothing_else_is_locked(address: IPAddress) -> None:
     row = locked_address(address)
     assert (row is not None) == (address in LOCKED_ADDRESSES)
     assert row is None or row.locked
+
+
+def test_attack_2_16_where_a_metadata_name_leads_is_locked_too() -> None:
+    """Else the name is refused, and its address is one permit for a range away."""
+    assert set(LEADS_TO) == {name for name, _ in METADATA_NAMES}
+    for each in {address for found in LEADS_TO.values() for address in found}:
+        assert locked_address(IPAddress(each)) is not None, each
 
 
 def test_every_row_says_where_it_is_written() -> None:

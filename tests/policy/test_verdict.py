@@ -30,7 +30,7 @@ from proxyd.policy.verdict import (
     Step,
     decide,
 )
-from tests.policy.worlds import CLIENT, PUBLIC_4, PUBLIC_6, TODAY, addresses, allow, deny, permit, world
+from tests.policy.worlds import CLIENT, PUBLIC_4, PUBLIC_6, TODAY, addresses, allow, deny, nets, permit, world
 
 ANYWHERE = ("0.0.0.0/0", "::/0")
 
@@ -73,7 +73,7 @@ def test_a_public_literal_needs_no_dns_and_what_dns_said_is_ignored(literal: str
 
 
 def test_r2_nobody_is_refused_before_anything_is_looked_at() -> None:
-    for target in ("example.com:443", "metadata.google.internal:22"):
+    for target in ("example.com:443", "metadata.google.internal:22", "8.8.8.8:443", "[2606:4700::1]:443"):
         assert decide(parse_authority(target), None, world()) == Deny(Reason.CLIENT_UNKNOWN, "client")
 
 
@@ -328,6 +328,8 @@ def test_attack_2_r5_special_addresses_are_refused_as_literals_and_as_answers(ad
         ("::ffff:169.254.169.254", Reason.ADDRESS_LOCKED, "cloud metadata service"),
         ("64:ff9b::a83f:8110", Reason.ADDRESS_LOCKED, "platform services (Azure), a public address"),
         ("2606:4700::5efe:0:0", Reason.ADDRESS_LOCKED, "unspecified address"),
+        ("64:ff9b:1::808:808", Reason.ADDRESS_DENIED, "NAT64 local-use prefix"),
+        ("64:ff9b:1::", Reason.ADDRESS_LOCKED, "unspecified address"),
         ("2002:a9fe:a9fe::1", Reason.ADDRESS_LOCKED, "cloud metadata service"),
         ("168.63.129.16", Reason.ADDRESS_LOCKED, "platform services (Azure), a public address"),
         ("::", Reason.ADDRESS_LOCKED, "unspecified address"),
@@ -514,12 +516,20 @@ def test_attack_2_a_permit_never_opens_a_carrier_form(carrier: str) -> None:
     assert isinstance(judge("nas.example:443", said, carrier), Deny)
 
 
+def test_attack_2_7_r9_a_permit_opens_a_local_use_address_that_carries_a_public_one() -> None:
+    """The zeros at the positions of other lengths once made it 0.0.0.0, which no permit opens."""
+    said = world(permit=(permit("nas.example", "64:ff9b:1::/48"),))
+    granted(judge("nas.example:443", said, "64:ff9b:1:808:8:800::"))
+    refused(judge("nas.example:443", said, "64:ff9b:1:a00:0:500::"), Reason.ADDRESS_DENIED, "private network")
+
+
 @pytest.mark.parametrize(
     "locked",
     [
         *("0.0.0.0", "::", "169.254.169.254", "169.254.170.2", "169.254.170.23", "100.100.100.200", "168.63.129.16"),
         *("192.0.0.192", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "fe80::a9fe:a9fe", "169.254.0.23"),
         *("169.254.42.42", "fd00:c1::a9fe:a9fe", "fd00:a9fe:a9fe::1", "fd00:100::100:200", "fd00:42::42"),
+        *("192.80.8.124", "100.96.0.96", "100.80.80.80", "100.88.222.5", "169.254.169.250", "169.254.169.252"),
         *("::ffff:169.254.169.254", "::a9fe:a9fe", "64:ff9b::a9fe:a9fe", "2002:a83f:8110::"),
     ],
 )
@@ -528,6 +538,62 @@ def test_attack_2_16_no_permit_opens_a_locked_address(locked: str) -> None:
     said = world(permit=(permit("nas.example", *ANYWHERE), permit(str(address), *ANYWHERE)))
     refused(judge("nas.example:443", said, locked), Reason.ADDRESS_LOCKED)
     refused(decide(Destination(str(address), 443, address), CLIENT, said), Reason.ADDRESS_LOCKED)
+
+
+@pytest.mark.parametrize(
+    ("network", "locked"),
+    [
+        ("100.64.0.0/10", ("100.80.80.80", "100.88.222.5", "100.96.0.96", "100.100.100.200")),
+        ("169.254.0.0/16", ("169.254.0.23", "169.254.169.250", "169.254.169.252", "169.254.169.254", "169.254.170.2")),
+    ],
+)
+def test_attack_2_16_a_permit_for_the_range_around_it_opens_no_metadata_address(
+    network: str, locked: tuple[str, ...]
+) -> None:
+    said = world(permit=(permit("nas.example", network),))
+    for address in locked:
+        neighbour = str(IPAddress(address) + 7)
+        assert granted(judge("nas.example:443", said, neighbour)).addresses == addresses(neighbour)
+        refused(judge("nas.example:443", said, address), Reason.ADDRESS_LOCKED)
+        refused(judge("nas.example:443", said, neighbour, address), Reason.ADDRESS_LOCKED)
+
+
+@pytest.mark.parametrize(
+    ("carrier", "port", "reason", "rule"),
+    [
+        pytest.param("2002:a9fe:a9fe::1", 443, Reason.ADDRESS_LOCKED, "cloud metadata service", id="locked"),
+        pytest.param("2002:909:909::", 3128, Reason.ADDRESS_LOCKED, "proxyd itself", id="own"),
+        pytest.param("2002:808:808::1", 443, Reason.ADDRESS_DENIED, "denied", id="deny-row"),
+        pytest.param("2002:a00:1::", 443, Reason.ADDRESS_DENIED, "private network", id="special"),
+    ],
+)
+def test_attack_2_9_the_refused_address_is_the_one_answered_and_not_the_ipv4_inside(
+    carrier: str, port: int, reason: Reason, rule: str
+) -> None:
+    """The log must name what DNS said. A permit opens the carrier itself here, so that what it carries is judged."""
+    said = world(
+        own=Own(frozenset({3128}), frozenset(nets("9.9.9.9/32"))),
+        permit=(permit("nas.example", "2002::/16", ports=[443, 3128]),),
+        deny=(deny(networks=["8.8.8.0/24"]),),
+    )
+    verdict = refused(judge(f"nas.example:{port}", said, carrier), reason, rule)
+    assert verdict.address == IPAddress(carrier)
+
+
+@pytest.mark.parametrize("answer", [("10.0.0.1", "192.168.0.1"), ("192.168.0.1", "10.0.0.1")])
+def test_r9_of_a_mixed_answer_the_address_outside_the_permit_is_the_one_refused(answer: tuple[str, str]) -> None:
+    said = world(permit=(permit("nas.local", "10.0.0.0/8"),))
+    verdict = refused(judge("nas.local:443", said, *answer, chain=("x.internal",)), Reason.ADDRESS_DENIED)
+    assert verdict.address == IPAddress("192.168.0.1")
+
+
+def test_r9_the_rule_of_what_is_both_allowed_and_permitted_is_the_permits() -> None:
+    """The allowlist alone would not have opened it."""
+    said = world(default="deny", allow=(allow("nas.example"),), permit=(permit("nas.example", "10.0.0.0/8"),))
+    verdict = granted(judge("nas.example:443", said, "10.0.0.1"))
+    assert (verdict.rule, verdict.permitted) == ("permitted", True)
+    verdict = granted(judge("nas.example:443", said, str(PUBLIC_4)))
+    assert (verdict.rule, verdict.permitted) == ("allowed", False)
 
 
 def test_a_permit_for_a_literal_opens_that_literal() -> None:
@@ -610,12 +676,19 @@ def test_attack_2_16_no_translator_opens_a_locked_address(prefix: str) -> None:
     assert isinstance(judge("nas.example:443", said, "fd00:100::100:200"), Deny)
 
 
-OWN = Own(frozenset({3128, 9128}), frozenset(addresses("93.184.216.34", "10.0.0.9", "2001:db8:64::1")))
+OWN = Own(
+    frozenset({3128, 9128}), frozenset(nets("93.184.216.34/32", "10.0.0.9/32", "2001:db8:64::1/128", "9.9.9.0/24"))
+)
 
 
 @pytest.mark.parametrize("port", [3128, 9128])
 @pytest.mark.parametrize(
-    "address", ["127.0.0.1", "127.9.9.9", "::1", "93.184.216.34", "10.0.0.9", "::ffff:127.0.0.1", "2002:5db8:d822::"]
+    "address",
+    [
+        *("127.0.0.1", "127.9.9.9", "::1", "93.184.216.34", "10.0.0.9", "::ffff:127.0.0.1", "2002:5db8:d822::"),
+        pytest.param("9.9.9.7", id="a local route"),
+        pytest.param("2002:909:907::", id="a local route in a carrier"),
+    ],
 )
 def test_attack_2_17_proxyd_is_reached_by_nobody_through_proxyd(address: str, port: int) -> None:
     said = world(own=OWN, permit=(permit("self.example", *ANYWHERE, ports=[port]),))

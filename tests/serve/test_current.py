@@ -6,7 +6,7 @@ import datetime as dt
 import errno
 
 import pytest
-from netaddr import IPAddress
+from netaddr import IPAddress, IPNetwork
 
 from proxyd.policy.model import Own
 from proxyd.serve.current import REFRESH_SECONDS, CurrentPolicy
@@ -22,7 +22,7 @@ class Host:
 
     def __init__(self, now: dt.datetime = NOON) -> None:
         self.time = now
-        self.addresses = frozenset({IPAddress("192.0.2.1")})
+        self.addresses = frozenset({IPNetwork("192.0.2.1/32")})
         self.looks = 0
         self.error: OSError | None = None
         self.complaints: list[str] = []
@@ -30,7 +30,7 @@ class Host:
     def now(self) -> dt.datetime:
         return self.time
 
-    def own_addresses(self) -> frozenset[IPAddress]:
+    def own_addresses(self) -> frozenset[IPNetwork]:
         self.looks += 1
         if self.error is not None:
             raise self.error
@@ -85,7 +85,7 @@ def test_an_address_that_the_host_was_given_is_ours_from_the_next_look_on() -> N
     host = Host()
     policy_now = current(host)
     first = policy_now()
-    host.addresses = frozenset({IPAddress("198.51.100.9")})
+    host.addresses = frozenset({IPNetwork("198.51.100.0/28")})
     host.time = NOON + 9 * SECOND
     assert policy_now() is first
     host.time = NOON + 10 * SECOND
@@ -143,7 +143,7 @@ def test_addresses_that_cannot_be_read_later_stay_as_they_were_known_and_that_is
     policy_now()
     assert (host.looks, len(host.complaints)) == (2, 1)
     host.error = None
-    host.addresses = frozenset({IPAddress("198.51.100.9")})
+    host.addresses = frozenset({IPNetwork("198.51.100.0/28")})
     host.time = NOON + 20 * SECOND
     assert policy_now().own == Own(PORTS, host.addresses)
 

@@ -17,7 +17,7 @@ import dns.message
 import dns.rcode
 import pytest
 import trio
-from netaddr import IPAddress
+from netaddr import IPAddress, IPNetwork
 
 from proxyd.audit.sink import FileSink, SinkError
 from proxyd.policy.address import Endpoint
@@ -352,10 +352,10 @@ async def test_the_bound_addresses_are_our_own_whatever_the_host_says(
             made.append(self)
 
     monkeypatch.setattr(daemon_module, "CurrentPolicy", Noted)
-    for told in (frozenset[IPAddress](), frozenset({IPAddress("198.51.100.9")})):
+    for told in (frozenset[IPNetwork](), frozenset({IPNetwork("198.51.100.0/24")})):
         monkeypatch.setattr(daemon_module, "own_addresses", lambda told=told: told)
         async with running(Log(tmp_path / "log"), policy()) as daemon:
-            assert made[-1]().own == Own(frozenset({daemon.where.port}), told | {daemon.where.address})
+            assert made[-1]().own == Own(frozenset({daemon.where.port}), told | {IPNetwork(daemon.where.address)})
 
 
 async def test_a_daemon_that_cannot_know_its_own_addresses_does_not_start(
@@ -363,7 +363,7 @@ async def test_a_daemon_that_cannot_know_its_own_addresses_does_not_start(
 ) -> None:
     """R12: nothing is served, nothing begun."""
 
-    def unreadable() -> frozenset[IPAddress]:
+    def unreadable() -> frozenset[IPNetwork]:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(daemon_module, "own_addresses", unreadable)

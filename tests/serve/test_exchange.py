@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import h11
 import pytest
 import trio
-from netaddr import IPAddress
+from netaddr import IPAddress, IPNetwork
 from trio.testing import memory_stream_pair
 
 from proxyd.audit.sink import SinkError
@@ -23,7 +23,7 @@ from proxyd.policy import verdict
 from proxyd.policy.address import Resolution
 from proxyd.policy.model import Own
 from proxyd.policy.verdict import NEED_ADDRESSES, Reason
-from proxyd.serve.exchange import ANSWER_SECONDS, HEAD_SECONDS, LINGER_OCTETS, LINGER_SECONDS, SAY_SECONDS, Exchange
+from proxyd.serve.exchange import ANSWER_SECONDS, HEAD_SECONDS, LINGER_SECONDS, LINGER_SILENCE, SAY_SECONDS, Exchange
 from proxyd.serve.session import serve_connection
 from tests.serve.scene import (
     OK,
@@ -131,6 +131,46 @@ async def test_who_is_no_client_of_the_policy_is_refused_without_a_lookup(form: 
     assert world.count("resolve") == 0
     decision, _ = world.only()
     assert (decision.client, decision.client_address) == (None, address)
+    assert (decision.verdict, decision.host) == ("deny", "example.com")
+
+
+@pytest.mark.parametrize(
+    ("request_", "host"),
+    [
+        (get("http://example.com/"), "example.com"),
+        (get("http://127.0.0.1/"), "127.0.0.1"),
+        (connect("example.com:443"), "example.com"),
+        (connect("example.com:25"), "example.com"),
+        (get("http://metadata.google.internal/"), "metadata.google.internal"),
+        (get("http://example.com", "Max-Forwards: 0", method="OPTIONS"), "example.com"),
+        (get("http://example.com/", "Content-Length: 3", method="POST") + b"abc", "example.com"),
+        (get("/origin-form"), None),
+        (get("https://example.com/"), None),
+        (get("http://user:pass@example.com/"), None),
+        (get("http://2130706433/"), None),
+        (connect("example.com"), None),
+        (connect("example.com:443", "Content-Length: 0"), None),
+        (get(method="TRACE"), None),
+        (get("http://example.com/", "Expect: a miracle"), None),
+        (get("http://example.com/", f"Via: 1.1 {VIA}"), None),
+        (get("http://example.com/", "Connection: " + "," * 300), None),
+    ],
+)
+@in_virtual_time
+async def test_r2_a_stranger_is_refused_as_one_whatever_the_target_looks_like(
+    request_: bytes, host: str | None
+) -> None:
+    """R2: nor may one who is no client learn from us what is well spelt; the connection is over with the refusal."""
+    world = World()
+    async with connected(world, "10.9.9.9") as client:
+        await client.send(request_ + get("http://smuggled.example/"))
+        answer = await client.answer()
+        assert (answer.status, answer.reason, answer.fields["connection"]) == (403, "client_unknown", "close")
+        await client.closed()
+    assert (world.count("resolve"), world.opened) == (0, 0)
+    decision, close = world.only()
+    assert (decision.verdict, decision.rule, decision.client, decision.host) == ("deny", "client", None, host)
+    assert (decision.status, close.outcome) == (403, "refused")
 
 
 @in_virtual_time
@@ -222,7 +262,7 @@ async def test_proxyd_does_not_connect_to_itself() -> None:
     me = IPAddress("10.0.0.9")
     world = World(
         policy=policy(row),
-        own=Own(frozenset({3128}), frozenset({me})),
+        own=Own(frozenset({3128}), frozenset({IPNetwork(me)})),
         answers={"me.example": Resolution((me,))},
     )
     assert (await refused(world, get("http://me.example:3128/"))).reason == "address_locked"
@@ -383,6 +423,7 @@ async def test_a_failed_lookup_is_an_error_and_no_denial(form: str, reason: Reas
         (Reason.CONNECT_UNREACHABLE, 502, "destination_ip_unroutable"),
         (Reason.CONNECT_TIMEOUT, 504, "connection_timeout"),
         (Reason.OUT_OF_RESOURCES, 503, "proxy_internal_error"),
+        (Reason.ORIGIN_CLOSED, 502, "connection_terminated"),
     ],
 )
 @in_virtual_time
@@ -397,7 +438,7 @@ async def test_a_failed_dial_is_an_error_and_no_denial(form: str, reason: Reason
     assert (close.verdict, close.reason, close.status, close.outcome) == ("error", reason, status, "refused")
 
 
-@FORMS
+@pytest.mark.parametrize("form", ["http", "websocket"])
 @in_virtual_time
 async def test_a_connection_survives_a_destination_that_could_not_be_reached(form: str) -> None:
     """R11."""
@@ -617,30 +658,50 @@ async def test_a_connect_is_tunnelled_although_it_says_close() -> None:
         assert await client.exactly(5) == b"hello"
 
 
+@pytest.mark.parametrize(
+    ("authority", "reason"),
+    [
+        ("127.0.0.1:443", "address_denied"),
+        ("localhost:443", "name_reserved"),
+        ("example.com:25", "port_denied"),
+        ("nowhere.example:443", "dns_error"),
+        ("rebind.example:443", "address_denied"),
+        ("example.com:443", "connect_refused"),
+    ],
+)
 @in_virtual_time
-async def test_a_refused_connect_leaves_the_connection_usable() -> None:
-    """CLIENT.md, openclaw#123527."""
-    world = World()
+async def test_attack_4_10_a_refused_connect_always_closes_the_connection(authority: str, reason: str) -> None:
+    """What a hasty client sent into the tunnel must not be read as its next request, whenever it arrives."""
+    smuggled = get("http://smuggled.example/")
+    for segments in ([connect(authority)], [connect(authority) + smuggled], [connect(authority), smuggled]):
+        world = World(
+            answers={
+                "nowhere.example": DnsError("no", Reason.DNS_ERROR),
+                "rebind.example": Resolution((PUBLIC, IPAddress("10.0.0.1"))),
+            },
+            dial_error=DialError(Reason.CONNECT_REFUSED),
+        )
+        async with connected(world) as client:
+            await client.send(*segments)
+            answer = await client.answer()
+            assert (answer.reason, answer.fields["connection"]) == (reason, "close")
+            await client.closed()
+        world.only()
+        assert world.count("resolve smuggled") == 0
+
+
+@in_virtual_time
+async def test_attack_4_10_nor_does_a_connect_that_took_too_long_keep_the_connection() -> None:
+    """What was sent meanwhile was meant for the tunnel."""
+    world = World(dns_seconds=60.0)
     async with connected(world) as client:
-        await client.send(connect("127.0.0.1:443"))
-        answer = await client.answer()
-        assert (answer.status, "connection" in answer.fields) == (403, False)
         await client.send(connect())
-        await world.origin()
-        assert (await client.until(b"\r\n\r\n")).split()[1] == b"200"
-
-
-@in_virtual_time
-async def test_a_refused_connect_with_bytes_behind_it_closes_the_connection() -> None:
-    """ATTACKS 4.10: they were meant for the tunnel, and must not be read as the next request."""
-    world = World()
-    async with connected(world) as client:
-        await client.send(connect("127.0.0.1:443") + get("http://example.com/smuggled"))
+        await trio.sleep(1.0)
+        await client.send(get("http://smuggled.example/"))
         answer = await client.answer()
-        assert (answer.status, answer.fields["connection"]) == (403, "close")
+        assert (answer.reason, answer.fields["connection"]) == ("dns_timeout", "close")
         await client.closed()
     world.only()
-    assert world.count("resolve") == 0
 
 
 @in_virtual_time
@@ -675,6 +736,12 @@ async def test_a_refused_connect_of_http_1_0_closes_the_connection() -> None:
         (get(method="TRACE"), 405, "method_refused"),
         (get("http://example.com/", "Expect: a miracle"), 417, "expectation_failed"),
         (get("http://example.com/", "X: " + "y" * 40_000), 431, "head_too_large"),
+        (get("http://example.com/", "Connection: " + "," * 256), 431, "head_too_large"),
+        (get("http://example.com/", "Upgrade: " + "," * 256), 431, "head_too_large"),
+        (get("http://example.com/", "Expect: " + "," * 256), 431, "head_too_large"),
+        (connect("example.com:443", "Via: " + "," * 256), 431, "head_too_large"),
+        (get("http://example.com/", "Content_Length: 5"), 400, "malformed_request"),
+        (connect("example.com:443", "Transfer.Encoding: chunked"), 400, "malformed_request"),
         (get("http://example.com/", "Transfer-Encoding: chunked", version="1.0"), 400, "malformed_request"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "malformed_request"),
     ],
@@ -790,7 +857,7 @@ async def test_a_refused_request_with_a_complete_body_leaves_the_connection_usab
 
 
 @in_virtual_time
-async def test_after_a_refusal_that_ends_the_connection_the_client_is_heard_out_for_exactly_a_second() -> None:
+async def test_after_a_refusal_that_ends_the_connection_the_client_is_heard_out_until_a_second_of_silence() -> None:
     """openclaw#123527, ATTACKS 8: no reset overtakes the answer."""
     world = World()
     async with connected(world) as client:
@@ -798,9 +865,10 @@ async def test_after_a_refusal_that_ends_the_connection_the_client_is_heard_out_
         await client.answer()
         await client.closed()
         assert trio.current_time() == 0.0
+        await trio.sleep(0.75)
         await client.send(b"still writing")
         await client.over.wait()
-        assert client.ended == LINGER_SECONDS == 1.0
+        assert client.ended == 0.75 + LINGER_SILENCE == 1.75
 
 
 @in_virtual_time
@@ -814,18 +882,36 @@ async def test_a_client_that_is_done_is_let_go_at_once() -> None:
 
 
 @in_virtual_time
-async def test_a_client_that_floods_after_its_refusal_is_let_go_at_once() -> None:
-    """ATTACKS 8: 64 KiB are heard, and no more."""
+async def test_a_client_that_uploads_on_after_its_refusal_is_heard_out_to_its_end() -> None:
+    """ATTACKS 8: a bound of octets let go of it amid a long upload, and the reset took the refusal with it."""
+    world = World()
+    async with connected(world) as client:
+        await client.send(get("http://127.0.0.1/", "Content-Length: 10000000", method="POST"))
+        for _ in range(10):
+            await client.send(b"x" * 1_000_000)
+            assert not client.over.is_set()
+        assert (await client.answer()).status == 403
+        await client.end()
+        await client.over.wait()
+        assert client.ended == 0.0
+
+
+@in_virtual_time
+async def test_a_client_that_never_stops_sending_after_its_refusal_is_let_go_after_five_seconds() -> None:
+    """ATTACKS 8: its place is for others."""
     world = World()
     async with connected(world) as client:
         await client.send(get("http://127.0.0.1/", "Content-Length: 1000000", method="POST"))
         await client.answer()
-        assert LINGER_OCTETS == 65_536
-        await client.send(b"x" * (LINGER_OCTETS - 1))
-        assert not client.over.is_set()
-        await client.send(b"x")
-        assert client.over.is_set()
-        assert client.ended == 0.0
+
+        async def upload() -> None:
+            for _ in range(20):
+                await client.send(b"x")
+                await trio.sleep(0.75)
+
+        with pytest.raises(trio.BrokenResourceError):
+            await upload()
+        assert client.ended == LINGER_SECONDS == 5.0
 
 
 # Clients that do not read

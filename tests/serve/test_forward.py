@@ -5,6 +5,7 @@ Every scenario ends in `connected`, which holds it to exactly one decision and o
 
 from __future__ import annotations
 
+import math
 import re
 from functools import partial
 from typing import Final
@@ -16,10 +17,10 @@ from trio.abc import HalfCloseableStream
 from trio.testing import memory_stream_pair
 
 from proxyd.http.framing import MAX_HEAD
-from proxyd.net.relay import Flow
+from proxyd.net.relay import HALF_CLOSED_SECONDS, Flow
 from proxyd.net.wire import Wire
 from proxyd.policy.verdict import Reason
-from proxyd.serve.forward import LEAVE_SECONDS, MOST_INTERIM, Failed, Forward
+from proxyd.serve.forward import LEAVE_SECONDS, MOST_INTERIM, STALL_SECONDS, Failed, Forward
 from tests.serve.scene import OK, VIA, Peer, World, connect, connected, exchange, get, in_virtual_time, policy
 
 HEAD: Final = b"\r\n\r\n"
@@ -144,6 +145,31 @@ async def test_trailers_of_a_request_pass_the_same_filter_as_a_head() -> None:
 
 
 @in_virtual_time
+async def test_attack_8_trailers_of_a_request_whose_connection_names_too_much_are_refused() -> None:
+    """The client's fault, and no bug of ours; the body never ends cleanly for the origin."""
+    world = World()
+    async with connected(world) as client:
+        await client.send(post("Transfer-Encoding: chunked"), b"1\r\nx\r\n0\r\nConnection:" + b"," * 256 + b"\r\n\r\n")
+        answer = await client.answer()
+        assert (answer.status, answer.reason, answer.fields["connection"]) == (431, "head_too_large", "close")
+        assert (await (await world.origin()).rest()).endswith(b"\r\n\r\n1\r\nx\r\n")
+
+
+@in_virtual_time
+async def test_attack_5_a_length_of_the_client_s_is_written_anew_for_the_origin() -> None:
+    """`010` is ten octets, here and there."""
+    world = World()
+    async with connected(world) as client:
+        await client.send(post("Content-Length: 010") + b"ten octets" + get("http://other.example/"))
+        origin = await world.origin()
+        assert b"\r\nContent-Length: 10\r\n" in await origin.until(HEAD)
+        assert await origin.exactly(10) == b"ten octets"
+        await origin.send(OK.replace(b": 2", b": 02"))
+        assert (await client.answer()).fields["content-length"] == "2"
+        assert (await (await world.origin()).until(HEAD)).startswith(b"GET / ")
+
+
+@in_virtual_time
 async def test_a_request_without_a_body_has_none_for_the_origin() -> None:
     world = World()
     async with connected(world) as client:
@@ -235,6 +261,21 @@ async def test_a_chunked_body_comes_down_chunked_with_its_filtered_trailers() ->
         assert await client.until(HEAD) == b"0\r\nX-Sum: 1\r\n\r\n"
         await exchange(world, client)
         assert (await client.answer()).status == 200
+
+
+@in_virtual_time
+async def test_attack_8_trailers_of_a_response_whose_connection_names_too_much_end_nothing_cleanly() -> None:
+    """The origin's fault, and no bug of ours."""
+    world = World()
+    async with connected(world) as client:
+        await client.send(get())
+        origin = await world.origin()
+        await origin.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n")
+        await origin.send(b"Connection:" + b"," * 256 + HEAD)
+        await client.until(HEAD)
+        assert await client.rest() == b"1\r\nx\r\n"
+    _, close = world.only()
+    assert (close.outcome, close.reason) == ("aborted", "origin_malformed")
 
 
 @in_virtual_time
@@ -635,6 +676,9 @@ async def test_an_origin_that_is_gone_before_it_was_asked_is_502_origin_closed()
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nhi",
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\nhi",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\nTransfer_Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent.Length: 3\r\nContent-Length: 2\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\nConnection: " + b"," * 256 + b"\r\nContent-Length: 2\r\n\r\nhi",
         b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX: " + b"y" * 40_000 + b"\r\n\r\n",
         b"HTTP/1.1 20\r\n\r\n",
@@ -748,33 +792,19 @@ async def test_a_client_that_leaves_while_it_waits_takes_the_origin_connection_w
     assert (close.outcome, close.status) == ("client_gone", None)
 
 
+@pytest.mark.parametrize("count", [MAX_HEAD, MAX_HEAD + 1, 4 * MAX_HEAD])
 @in_virtual_time
-async def test_a_client_that_floods_while_its_origin_is_silent_is_let_go_as_if_it_had_left() -> None:
-    """ATTACKS 8: no more of it is kept than a head may have, nor does it hold the origin for the idle hour."""
+async def test_attack_8_a_client_that_pipelines_more_than_32_kib_is_there_and_waits_for_its_answer(count: int) -> None:
+    """What is beyond waits in the kernel; it was taken for gone, and its first request was never answered."""
     world = World()
     async with connected(world) as client:
         await client.send(get())
         origin = await world.origin()
-        await trio.sleep(3.0)
-        await client.send(b"x" * (MAX_HEAD + 1))
-        assert (await origin.rest()).endswith(HEAD)
-        assert trio.current_time() == 3.0 + LEAVE_SECONDS
-        await client.over.wait()
-    assert world.only()[1].outcome == "client_gone"
-
-
-@in_virtual_time
-async def test_a_client_that_pipelines_as_much_as_is_kept_waits_for_its_answer() -> None:
-    """The neighbour of the one before; and a flood does not end an answer that comes soon."""
-    for count, seconds in ((MAX_HEAD, 3 * LEAVE_SECONDS), (2 * MAX_HEAD, LEAVE_SECONDS - 1.0)):
-        world = World()
-        async with connected(world) as client:
-            await client.send(get())
-            origin = await world.origin()
-            await client.send(b"x" * count)
-            await trio.sleep(seconds)
-            await origin.send(OK)
-            assert (await client.answer()).status == 200
+        await client.send(get("http://127.0.0.1/").ljust(count, b"x"))
+        await trio.sleep(30 * LEAVE_SECONDS)
+        await origin.send(OK)
+        assert (await client.answer()).status == 200
+        assert (await client.answer()).reason == "address_denied", "the next one"
 
 
 @in_virtual_time
@@ -806,6 +836,53 @@ async def test_a_client_that_ends_its_side_gets_the_whole_of_an_answer_that_has_
             await origin.send(b"x")
         assert await client.rest() == b"x" * 40
     assert world.only()[1].outcome == "complete"
+
+
+@in_virtual_time
+async def test_attack_8_a_client_that_ended_its_side_waits_two_minutes_for_the_rest_of_a_silent_origin() -> None:
+    """It may be gone: for the idle hour it held a place, and the origin's connection."""
+    assert (LEAVE_SECONDS, HALF_CLOSED_SECONDS) == (10.0, 120.0)
+    world = World()
+    async with connected(world) as client:
+        await client.send(get())
+        origin = await world.origin()
+        await origin.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        await client.until(HEAD)
+        await trio.sleep(200.0)
+        await client.end()
+        assert (await origin.rest()).endswith(HEAD)
+        assert trio.current_time() == 200.0 + LEAVE_SECONDS + HALF_CLOSED_SECONDS
+    assert world.only()[1].outcome == "aborted"
+
+
+@in_virtual_time
+async def test_attack_8_a_client_that_ended_its_side_gets_what_comes_every_other_minute() -> None:
+    """The neighbour of the one before: each piece begins the two minutes anew, and nothing the idle hour."""
+    world = World()
+    async with connected(world) as client:
+        await client.send(get())
+        await client.end()
+        origin = await world.origin()
+        await origin.send(b"HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n")
+        await client.until(HEAD)
+        for _ in range(5):
+            await trio.sleep(HALF_CLOSED_SECONDS - 1.0)
+            await origin.send(b"x")
+        assert await client.rest() == b"x" * 5
+        assert trio.current_time() == 5 * (HALF_CLOSED_SECONDS - 1.0) + HALF_CLOSED_SECONDS
+
+
+@in_virtual_time
+async def test_no_silence_lasts_longer_than_the_idle_seconds_half_closed_or_not() -> None:
+    world = World(policy=policy("[limits]\nidle_seconds = 17"))
+    async with connected(world) as client:
+        await client.send(get())
+        await client.end()
+        origin = await world.origin()
+        await origin.send(b"HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n")
+        await client.until(HEAD)
+        assert await client.rest() == b""
+        assert trio.current_time() == LEAVE_SECONDS + 17.0
 
 
 @in_virtual_time
@@ -894,16 +971,117 @@ async def test_an_interim_response_that_is_not_passed_on_moves_something_too() -
         assert trio.current_time() == 3 * 6.0 + 7.0
 
 
+# Whose silence it was
+
+
 @in_virtual_time
-async def test_a_client_that_reads_nothing_is_let_go_after_exactly_the_policys_idle_seconds() -> None:
-    """ATTACKS 8 (a peer that never reads)."""
+async def test_r7_a_client_that_stalls_its_body_is_408_body_timeout_and_not_the_origin_s_fault() -> None:
+    """ATTACKS 8 (slow POST)."""
+    world = World(policy=policy("[limits]\nidle_seconds = 7"))
+    async with connected(world) as client:
+        await client.send(post("Content-Length: 9"), b"some")
+        origin = await world.origin()
+        answer = await client.answer()
+        assert trio.current_time() == 7.0
+        assert (answer.status, answer.reason, answer.fields["connection"]) == (408, "body_timeout", "close")
+        assert "error=http_request_error" in answer.fields["proxy-status"]
+        await client.closed()
+        assert (await origin.rest()).endswith(b"some")
+    _, close = world.only()
+    assert (close.outcome, close.verdict, close.reason, close.status) == ("refused", "error", "body_timeout", 408)
+
+
+@pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"])
+@in_virtual_time
+async def test_r7_an_origin_that_is_silent_behind_a_whole_body_is_504_origin_timeout(sent: bytes) -> None:
+    """The neighbour of the one before."""
+    world = World(policy=policy("[limits]\nidle_seconds = 7"))
+    async with connected(world) as client:
+        await client.send(post("Content-Length: 4"), b"so", b"me")
+        await (await world.origin()).send(*([sent] if sent else []))
+        if sent:
+            await client.until(HEAD)
+        answer = await client.answer()
+        assert (answer.status, answer.reason) == (504, "origin_timeout")
+
+
+@in_virtual_time
+async def test_r7_whom_one_direction_waited_for_is_not_held_against_the_other() -> None:
+    """A body ends while an interim response is on its way down: from then on, the silence is the origin's."""
+    forward = _forward(h11.Request(method="POST", target="/", headers=[("Host", "x"), ("Content-Length", "2")]), 7.0)
+    await forward.client.peer.send(post("Content-Length: 2"))
+    await forward.client.wire.receive_head()
+    read = trio.Event()
+    forward.client.ours.send_stream.send_all_hook = read.wait
+    async with trio.open_nursery() as nursery:
+
+        async def talk() -> None:
+            await forward.origin.peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            await forward.client.peer.send(b"ab")
+            read.set()
+
+        nursery.start_soon(talk)
+        with pytest.raises(Failed) as failed:
+            await forward.it.run()
+    assert (failed.value.reason, trio.current_time()) == (Reason.ORIGIN_TIMEOUT, 7.0)
+
+
+@in_virtual_time
+async def test_r7_a_client_that_never_reads_its_answer_is_client_gone_after_exactly_the_policys_idle_seconds() -> None:
+    """ATTACKS 8 (a peer that never reads): nobody is there to be answered, and it was not the origin."""
     forward = _forward(idle_seconds=7.0)
     await forward.ask()
     forward.client.ours.send_stream.send_all_hook = trio.sleep_forever
     await forward.origin.peer.send(OK)
     with pytest.raises(Failed) as failed:
         await forward.it.run()
-    assert (failed.value.reason, trio.current_time()) == (Reason.ORIGIN_TIMEOUT, 7.0)
+    assert (failed.value.reason, trio.current_time()) == (None, 7.0)
+
+
+def _taking_slowly(*seconds: float) -> tuple[HalfCloseableStream, HalfCloseableStream]:
+    """An origin that lets us wait so long for it to take the first pieces, and then for ever."""
+    ours, theirs = memory_stream_pair()
+    pump = ours.send_stream.send_all_hook
+    assert pump is not None
+    turns = iter(seconds)
+
+    async def slowly() -> None:
+        await trio.sleep(next(turns, math.inf))
+        await pump()
+
+    ours.send_stream.send_all_hook = slowly
+    return ours, theirs
+
+
+@pytest.mark.parametrize("taken", [(), (119.0,), (119.0, 119.0)])
+@in_virtual_time
+async def test_attack_8_an_origin_that_takes_no_piece_of_the_request_for_two_minutes_is_504(
+    taken: tuple[float, ...],
+) -> None:
+    """Meanwhile nobody looks after the client, and one that had left held a place for the idle hour."""
+    assert STALL_SECONDS == 120.0
+    world = World()
+    world.origin_streams = partial(_taking_slowly, *taken)
+    async with connected(world) as client:
+        await client.send(post("Content-Length: 900000") + b"x" * 200_000)
+        answer = await client.answer()
+        assert (answer.status, answer.reason) == (504, "origin_timeout")
+        assert trio.current_time() == sum(taken) + STALL_SECONDS
+        await client.closed()
+
+
+@in_virtual_time
+async def test_an_origin_that_takes_each_piece_in_just_under_two_minutes_gets_the_whole_request() -> None:
+    """The neighbour of the one before."""
+    world = World()
+    world.origin_streams = partial(_taking_slowly, *[119.0] * 10)
+    async with connected(world) as client:
+        await client.send(post("Content-Length: 200000") + b"x" * 200_000)
+        origin = await world.origin()
+        await origin.until(HEAD)
+        await origin.exactly(200_000)
+        await origin.send(OK)
+        assert (await client.answer()).status == 200
 
 
 # Forward by itself

@@ -14,13 +14,23 @@ from trio.abc import HalfCloseableStream
 from trio.testing import memory_stream_pair
 
 from proxyd.policy.address import Endpoint
-from proxyd.serve.listener import BACKLOG, PAUSE_SECONDS, TURNED_AWAY, Doorman, accept_forever, bind, bound_to
+from proxyd.serve.listener import (
+    BACKLOG,
+    PAUSE_SECONDS,
+    STRANGERS,
+    TURNED_AWAY,
+    Doorman,
+    accept_forever,
+    bind,
+    bound_to,
+)
 from tests.serve.scene import Peer, World, exchange, get, in_virtual_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LOOPBACK = Endpoint(IPAddress("127.0.0.1"), 0)
+STRANGER = "10.9.9.9"  # no [[client]] has this address
 
 
 # Binding
@@ -338,6 +348,72 @@ async def test_only_so_many_are_told_at_once_and_more_are_just_closed() -> None:
         await inside.leave()
     assert len(world.trail()) == TURNED_AWAY + 1
     assert house.doorman.served == 1
+
+
+@in_virtual_time
+async def test_strangers_take_no_place_of_a_client() -> None:
+    """R2, ATTACKS 8: they need not even ask, and could keep every client out."""
+    world = World()
+    async with trio.open_nursery() as nursery:
+        house = House(world, nursery, 1)
+        strangers = [await house.knock(STRANGER) for _ in range(STRANGERS)]
+        client = await house.knock()
+        await exchange(world, client)
+        assert (await client.answer()).status == 200
+        for each in (client, *strangers):
+            await each.leave()
+    assert house.doorman.served == 1 + STRANGERS
+    assert [decision.verdict for decision, _ in world.trail()] == ["allow"]
+
+
+@in_virtual_time
+async def test_clients_take_no_place_of_a_stranger_who_is_refused_as_one() -> None:
+    """R2: also by a full house, which is none of his business."""
+    world = World()
+    async with trio.open_nursery() as nursery:
+        house = House(world, nursery, 1)
+        inside = await house.knock()
+        stranger = await house.knock(STRANGER)
+        await stranger.send(get())
+        answer = await stranger.answer()
+        assert (answer.status, answer.reason) == (403, "client_unknown")
+        assert (await (await house.knock()).answer()).status == 503
+        for each in (inside, stranger):
+            await each.leave()
+    assert world.trail()[0][0].client_address == STRANGER
+
+
+@in_virtual_time
+async def test_only_so_many_strangers_are_heard_at_once_and_more_are_just_closed() -> None:
+    """ATTACKS 8: nor is it on record that they came; who leaves makes room."""
+    world = World()
+    async with trio.open_nursery() as nursery:
+        house = House(world, nursery, 1)
+        strangers = [await house.knock(STRANGER) for _ in range(STRANGERS)]
+        await (await house.knock(STRANGER)).closed()
+        assert (STRANGERS, house.doorman.served, world.records) == (64, 64, [])
+        await strangers.pop().leave()
+        await trio.testing.wait_all_tasks_blocked()
+        strangers.append(await house.knock(STRANGER))
+        await (await house.knock(STRANGER)).closed()
+        await strangers[-1].send(get())
+        assert (await strangers[-1].answer()).reason == "client_unknown"
+        for each in strangers:
+            await each.leave()
+    assert house.doorman.served == STRANGERS + 1
+
+
+@in_virtual_time
+async def test_the_place_of_a_strangers_session_that_is_cancelled_is_free_again() -> None:
+    """ATTACKS 8: a count that only grows would turn into silence for the next one who is misconfigured."""
+    doorman = Doorman(World().seams, 1)
+    for _ in range(2):
+        async with trio.open_nursery() as nursery:
+            house = House(World(), nursery, 1)
+            house.doorman = doorman
+            strangers = [await house.knock(STRANGER) for _ in range(STRANGERS)]
+            await strangers[-1].silent()
+            nursery.cancel_scope.cancel()
 
 
 @in_virtual_time

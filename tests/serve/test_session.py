@@ -279,6 +279,30 @@ async def test_a_bug_within_a_response_is_followed_by_no_words_of_ours() -> None
 
 
 @in_virtual_time
+async def test_attack_4_14_a_bug_within_a_tunnel_is_followed_by_no_words_of_ours() -> None:
+    """A client must not read our 500 as the origin's, inside a connection that it believes its own."""
+    world = World(buggy=True)
+
+    def streams() -> tuple[HalfCloseableStream, HalfCloseableStream]:
+        ours, theirs = memory_stream_pair()
+
+        async def bug() -> None:
+            await trio.testing.wait_all_tasks_blocked()
+            raise LookupError(SECRET)
+
+        ours.receive_stream.receive_some_hook = bug
+        return ours, theirs
+
+    world.origin_streams = streams
+    async with connected(world) as client:
+        await client.send(connect())
+        assert await client.rest() == b"HTTP/1.1 200 Connection Established\r\n\r\n"
+    _, close = world.only()
+    assert (close.outcome, close.reason, close.status) == ("aborted", "internal_error", 200)
+    assert world.complaints[0].startswith("bug: LookupError in bug:")
+
+
+@in_virtual_time
 async def test_a_bug_whose_client_has_left_is_told_to_the_operator_all_the_same() -> None:
     """The 500 reaches nobody; the complaint does."""
     world = World(buggy=True, dns_seconds=1.0, answers={"example.com": ValueError("a bug")})
