@@ -27,7 +27,7 @@ _SUBJECT = ("client", "client_address", "method", "scheme", "host", "port")
 _JUDGEMENT = ("verdict", "reason", "rule", "refused", "would", "status")
 _POLICY = ("policy", "digest")
 FIELDS_OF: Final[Mapping[str, tuple[str, ...]]] = {
-    "start": ("schema", "time", "event", "listening", *_POLICY, "truncated"),
+    "start": ("schema", "time", "event", "pid", "listening", *_POLICY, "truncated"),
     "decision": (
         *("schema", "time", "event", "id", *_SUBJECT, "addresses", *_JUDGEMENT, *_POLICY, "dns_ms", "truncated"),
     ),
@@ -35,7 +35,7 @@ FIELDS_OF: Final[Mapping[str, tuple[str, ...]]] = {
         *("schema", "time", "event", "id", *_SUBJECT, "address", *_JUDGEMENT, *_POLICY, "outcome"),
         *("bytes_up", "bytes_down", "dns_ms", "connect_ms", "duration_ms", "truncated"),
     ),
-    "stop": ("schema", "time", "event", "connections", *_POLICY),
+    "stop": ("schema", "time", "event", "pid", "connections", *_POLICY),
 }
 
 
@@ -71,6 +71,7 @@ class Record:
     dns_ms: float | None = None
     connect_ms: float | None = None
     duration_ms: float | None = None
+    pid: int | None = None
     listening: tuple[str, ...] = ()
     connections: int = 0
     schema: int = SCHEMA

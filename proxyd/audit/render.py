@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 MAX_LINE: Final = 4096  # octets with the final LF: PIPE_BUF on Linux, below which write(2) to a pipe is atomic
 
-_to_json = structlog.processors.JSONRenderer(serializer=json.dumps, ensure_ascii=True, separators=(",", ":"))
+_encoder: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"))
+_to_json = structlog.processors.JSONRenderer(serializer=lambda record, **_: _encoder.encode(record))
 _to_console = structlog.dev.ConsoleRenderer(colors=True, pad_event_to=8, pad_level=False, sort_keys=False)
 _QUIET: Final = frozenset({"schema", "policy", "digest", "truncated", "client_address"})
 

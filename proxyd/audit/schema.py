@@ -46,6 +46,7 @@ _TYPES: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
     "dns_ms": (_MAYBE_MS, "how long the lookup took"),
     "connect_ms": (_MAYBE_MS, "how long connecting took"),
     "duration_ms": (_MAYBE_MS, "from the end of the request head to the end"),
+    "pid": (_COUNT, "the worker's process"),
     "listening": (_TEXTS, "the listeners"),
     "connections": (_COUNT, "client connections served"),
     "truncated": ({"type": "boolean"}, "whether something was left out to keep the line short"),

@@ -14,6 +14,7 @@ from proxyd.policy.load import PolicyError, load
 from proxyd.policy.text import printable
 
 if TYPE_CHECKING:
+    from proxyd.policy.load import ReadFile
     from proxyd.policy.model import Policy
 
 EX_USAGE: Final = 2  # as argparse says it
@@ -48,10 +49,10 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
-def load_or_complain(name: str) -> Policy | None:
+def load_or_complain(name: str, read: ReadFile = read_policy_file) -> Policy | None:
     """The policy in file `name`, or None once its problems are on stderr."""
     try:
-        return load(name, read_policy_file, today())
+        return load(name, read, today())
     except PolicyError as error:
         for problem in error.problems:
             complain(problem)

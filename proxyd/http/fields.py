@@ -69,17 +69,23 @@ _STRUCTURED_LIST = re.compile(rb'(?:[^"]|"(?:[^"\\]|\\.)*+")*+')
 _STRUCTURED_MEMBER = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*+")++')
 
 
-def request_to_origin(request: h11.Request, asked: Asked, via: str, *, drop_identity: bool) -> h11.Request:
-    """The request as the origin gets it: origin-form, its own Host first, on a connection for itself alone.
+def request_to_origin(
+    request: h11.Request, asked: Asked, via: str, *, drop_identity: bool, keep: bool = False
+) -> h11.Request:
+    """The request as the origin gets it: origin-form, its own Host first.
 
-    via: our name in Via. drop_identity: leave out what a trusted proxy would vouch with.
+    via: our name in Via. drop_identity: leave out what a trusted proxy would vouch with. keep: whether another request
+    may follow on the same connection.
     """
     replaced = {b"host", b"proxy-status"} if request.http_version > b"1.0" else {b"host", b"proxy-status", b"expect"}
     kept = _without(replaced, _end_to_end(request))
     fields = [(b"Host", host_field(asked.destination)), *_count_hops(request.method, kept)]
     fields = _without_identity(fields) if drop_identity else fields
     fields.append((b"Via", _via(request.http_version, via)))
-    fields += _UPGRADE if asked.upgrade else [(b"Connection", b"close")]
+    if asked.upgrade:
+        fields += _UPGRADE
+    elif not keep:
+        fields.append((b"Connection", b"close"))
     return h11.Request(method=request.method, target=asked.origin_form, headers=_plain_length(fields))
 
 

@@ -25,6 +25,7 @@ _METHODS = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
     | {"COPY", "LOCK", "MKCOL", "MOVE", "PROPFIND", "PROPPATCH", "QUERY", "REPORT", "SEARCH", "TRACE", "UNLOCK"}
 )
+_SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 _HOPS = re.compile(rb"[0-9]{1,9}")
 
 
@@ -36,6 +37,7 @@ class Asked:
     origin_form: path and query as the origin will see them; "*" for OPTIONS without a path; "" for a tunnel.
     upgrade: whether a WebSocket is asked for.
     answer_here: whether it has come as far as Max-Forwards lets it (RFC 9110 §7.6.2).
+    repeatable: whether it may be sent a second time where nobody heard the first (RFC 9110 §9.2.2), as it stands.
     """
 
     scheme: str
@@ -43,6 +45,7 @@ class Asked:
     origin_form: str
     upgrade: bool = False
     answer_here: bool = False
+    repeatable: bool = False
 
 
 def known_method(method: bytes) -> str:
@@ -66,8 +69,14 @@ def read_request(request: h11.Request, via: str) -> Asked:
         destination, path = parse_absolute_form(target)
     except BadTarget as bad:
         raise Malformed(str(bad), Reason.MALFORMED_TARGET) from None
+    upgrade = _wants_websocket(request)
     return Asked(
-        "http", destination, _origin_form(request.method, path), _wants_websocket(request), _is_last_hop(request)
+        "http",
+        destination,
+        _origin_form(request.method, path),
+        upgrade=upgrade,
+        answer_here=_is_last_hop(request),
+        repeatable=request.method in _SAFE and not upgrade and not _has_body(request),
     )
 
 
@@ -76,7 +85,10 @@ def field_tokens(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> frozense
 
     Raises Malformed for one of more than MAX_MEMBERS members: each costs us more than it costs who sends it.
     """
-    values = b",".join(value for field, value in fields if field == name)
+    found = [value for field, value in fields if field == name]
+    if not found:
+        return frozenset()
+    values = b",".join(found)
     if values.count(b",") >= MAX_MEMBERS:
         raise Malformed("a list field has too many members", Reason.HEAD_TOO_LARGE)
     return frozenset(token.strip().lower().decode("latin-1") for token in values.split(b",")) - {""}

@@ -3,6 +3,10 @@
 resolver   a name -> every address and the CNAME chain, or DnsError
 dialer     an Allow -> a connection to one of its addresses, or DialError
 wire       one side of HTTP/1.1 on a stream: framing checked, then h11
-relay      two streams joined into a tunnel, half-closes and idleness included
+stream     a TCP connection as a trio stream that asks the kernel first
+tunnels    all established tunnels of a worker, in one epoll set
+pipes      kernel pipes on loan, for splice(2)
+deadlines  ends of silence for very many at once
+relay      two streams joined into a tunnel: where the pool cannot be
 host       facts of this machine: its addresses, its resolvers, its limit of files
 """

@@ -6,6 +6,8 @@ Happy Eyeballs (RFC 8305) over the addresses of the Allow, and a last look at wh
 from __future__ import annotations
 
 import errno
+import os
+import socket
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Final
@@ -13,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 from netaddr import IPAddress
 
-from proxyd.net.host import keep_alive
+from proxyd.net.host import tune
+from proxyd.net.stream import TcpStream
 from proxyd.policy.verdict import Reason
 
 if TYPE_CHECKING:
@@ -39,18 +42,29 @@ class DialError(Exception):
 class Dialled:
     """A connection, and the judged address at its other end."""
 
-    stream: trio.SocketStream
+    stream: TcpStream
     address: IPAddress
 
 
 async def dial(allow: Allow) -> Dialled:
     """Connect to one of the addresses of `allow`. Raises DialError; the caller sets the deadline."""
+    if len(allow.addresses) > 1:
+        return await _race(interleaved(allow.addresses)[:MOST_ATTEMPTS], allow.destination.port)
+    (address,) = allow.addresses
+    try:
+        return Dialled(await _connect(address, allow.destination.port), address)
+    except OSError as error:
+        raise DialError(_most_telling([error])) from None
+
+
+async def _race(addresses: Iterable[IPAddress], port: int) -> Dialled:
+    """The first of several to answer. Raises DialError."""
     failures: list[OSError] = []
     winners: list[Dialled] = []
 
     async def attempt(address: IPAddress, over: trio.Event) -> None:
         try:
-            stream = await _connect(address, allow.destination.port)
+            stream = await _connect(address, port)
         except OSError as error:
             failures.append(error)
             over.set()
@@ -60,7 +74,7 @@ async def dial(allow: Allow) -> Dialled:
 
     try:
         async with trio.open_nursery() as race:
-            for address in interleaved(allow.addresses)[:MOST_ATTEMPTS]:
+            for address in addresses:
                 over = trio.Event()
                 race.start_soon(attempt, address, over)
                 with trio.move_on_after(STAGGER_SECONDS):
@@ -74,12 +88,12 @@ async def dial(allow: Allow) -> Dialled:
     return winners[0]
 
 
-def _prove(socket: trio.socket.SocketType, address: IPAddress, port: int) -> None:
-    """Whatever happened on the way, the other end is the address that was judged, or this is a bug."""
-    peer, peer_port, *_ = socket.getpeername()
-    if (IPAddress(peer), peer_port) != (address, port):
+def _prove(sock: socket.socket, address: IPAddress, port: int) -> None:
+    """Whatever happened on the way, the other end is the address that was judged, or this is a bug. Raises OSError."""
+    peer, peer_port, *_ = sock.getpeername()
+    if peer_port != port or (peer != str(address) and IPAddress(peer) != address):
         raise RuntimeError("connected to an address that was not judged")
-    if socket.getsockname() == socket.getpeername():
+    if sock.getsockname() == sock.getpeername():
         raise ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself: nobody listens there")
 
 
@@ -96,18 +110,28 @@ def interleaved(addresses: Iterable[IPAddress]) -> tuple[IPAddress, ...]:
     return tuple(each for each in chain.from_iterable(zip_longest(*families)) if each is not None)
 
 
-async def _connect(address: IPAddress, port: int) -> trio.SocketStream:
+async def _connect(address: IPAddress, port: int) -> TcpStream:
     """One connection to one address, and proof that it is that one. Raises OSError."""
-    family = trio.socket.AF_INET6 if address.version == 6 else trio.socket.AF_INET  # noqa: PLR2004 - IP versions
-    socket = trio.socket.socket(family, trio.socket.SOCK_STREAM)
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET  # noqa: PLR2004 - IP versions
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        await socket.connect((str(address), port))
-        _prove(socket, address, port)
-        keep_alive(socket)
-        return trio.SocketStream(socket)
+        await _until_connected(sock, (str(address), port))
+        _prove(sock, address, port)
+        tune(sock)
+        return TcpStream(sock)
     except BaseException:
-        socket.close()
+        sock.close()
         raise
+
+
+async def _until_connected(sock: socket.socket, where: tuple[str, int]) -> None:
+    """connect(2), without holding up anybody else. Raises OSError."""
+    failure = sock.connect_ex(where)
+    if failure == errno.EINPROGRESS:
+        await trio.lowlevel.wait_writable(sock)
+        failure = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if failure:
+        raise OSError(failure, os.strerror(failure))
 
 
 def _most_telling(failures: list[OSError]) -> Reason:

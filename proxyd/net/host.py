@@ -24,6 +24,19 @@ if TYPE_CHECKING:
 KEEPALIVE_IDLE: Final = 60
 KEEPALIVE_INTERVAL: Final = 15
 KEEPALIVE_COUNT: Final = 4
+_OPTIONS: Final = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, option), value)
+        for option, value in (
+            ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
+            ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
+            ("TCP_KEEPCNT", KEEPALIVE_COUNT),
+        )
+        if hasattr(socket, option)  # not everywhere by this name
+    ),
+)
 _DNS_PORT: Final = 53
 _RESOLV_CONF: Final = Path("/etc/resolv.conf")
 _PROC_NET: Final = Path("/proc/net")
@@ -36,16 +49,13 @@ class _SetsOptions(Protocol):
     def setsockopt(self, level: int, option: int, value: int, /) -> None: ...
 
 
-def keep_alive(sock: _SetsOptions) -> None:
-    """Let the kernel find a peer that vanished; a tunnel may be silent for an hour and alive."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (
-        ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
-        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
-        ("TCP_KEEPCNT", KEEPALIVE_COUNT),
-    ):
-        if hasattr(socket, option):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+def tune(sock: _SetsOptions) -> None:
+    """Let the kernel send what it is given at once, and find a peer that vanished: a tunnel may be silent for an hour.
+
+    Set on a listening socket, it holds for all that are accepted from it (tcp(7)).
+    """
+    for level, option, value in _OPTIONS:
+        sock.setsockopt(level, option, value)
 
 
 def own_addresses(proc_net: Path = _PROC_NET) -> frozenset[IPNetwork]:

@@ -15,6 +15,7 @@ import h11
 import trio
 
 from proxyd.http.framing import MAX_HEAD, ChunkedScan, Malformed, check_head, check_lines
+from proxyd.net.stream import TcpStream
 from proxyd.policy.verdict import Reason
 
 if TYPE_CHECKING:
@@ -46,6 +47,11 @@ class Wire:
         """Wait for the next message to begin: whether one did, or the peer ended the connection."""
         return bool(self._received) or await self._read()
 
+    @property
+    def has_head(self) -> bool:
+        """Whether a whole head has come already, so that nothing has to be waited for."""
+        return _END_OF_HEAD in self._received
+
     async def receive_head(self) -> Head:
         """The head of the next message. Raises Malformed."""
         raw = await self._receive_raw_head()
@@ -62,14 +68,23 @@ class Wire:
 
     async def receive(self) -> h11.Data | h11.EndOfMessage:
         """The next piece of the body, or its end. Raises Malformed, also where the body breaks off."""
-        while (event := self._next_event()) is h11.NEED_DATA:
-            if not self._received and not await self._read():
+        while (event := self.received()) is None:
+            if not await self._read():
                 self._h11.receive_data(b"")
-                continue
-            if self._scan is not None:
-                self._scan.feed(bytes(self._received))
-            self._h11.receive_data(bytes(self._received))
+        return event
+
+    def received(self) -> h11.Data | h11.EndOfMessage | None:
+        """The same, if it has come already. Raises Malformed."""
+        event = self._next_event()
+        if event is h11.NEED_DATA and self._received:
+            data = bytes(self._received)
             self._received.clear()
+            if self._scan is not None:
+                self._scan.feed(data)
+            self._h11.receive_data(data)
+            event = self._next_event()
+        if event is h11.NEED_DATA:
+            return None
         if not isinstance(event, h11.Data | h11.EndOfMessage):
             raise Malformed("the body is no body")
         return event
@@ -121,8 +136,8 @@ class Wire:
 
     def break_off(self) -> None:
         """Let the close that follows be a reset: an HTTP/1.0 client takes a plain end for the end of the body."""
-        if isinstance(self.stream, trio.SocketStream):
-            self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if isinstance(self.stream, TcpStream):
+            self.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     @property
     def receiving(self) -> bool:
@@ -133,6 +148,16 @@ class Wire:
     def reusable(self) -> bool:
         """Whether both messages of this exchange are complete and neither side wants to close."""
         return self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
+
+    @property
+    def persistent(self) -> bool:
+        """Whether the peer's message is complete, and the peer means to go on after it."""
+        return self._h11.their_state is h11.DONE
+
+    @property
+    def has_more(self) -> bool:
+        """Whether something came behind the last message."""
+        return bool(self._received)
 
     @property
     def between_messages(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from netaddr import AddrFormatError, IPAddress
@@ -72,6 +73,7 @@ class Resolution:
             raise ValueError("a Resolution has at least one address")
 
 
+@lru_cache(maxsize=4096)  # pure, and an agent asks for the same few hosts again and again; failures are not kept
 def parse_authority(text: str) -> Destination:
     """Read the `host:port` of a CONNECT (RFC 9112 §3.2.3). Raises BadTarget."""
     host, colon, port = text.rpartition(":")

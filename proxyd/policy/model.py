@@ -30,6 +30,7 @@ from proxyd.policy.shape import (
     endpoint,
     key,
     number,
+    number_or,
     one_of,
     text,
 )
@@ -256,6 +257,9 @@ class Policy(Rows):
     dns: Dns = key(Table(Dns), "how names are resolved", default=Dns())
     audit: Audit = key(Table(Audit), "the audit log", default=Audit())
     limits: Limits = key(Table(Limits), "bounds", default=Limits())
+    workers: int | str = key(
+        number_or("auto", 1, 64), 'processes that serve: a number, or "auto" for one a core', default=1
+    )
     digest: str = ""
 
     @property

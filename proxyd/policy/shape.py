@@ -163,6 +163,21 @@ def number(low: int, high: int) -> Scalar[int]:
     return Scalar(parse, {"type": "integer", "minimum": low, "maximum": high})
 
 
+def number_or(word: str, low: int, high: int) -> Scalar[int | str]:
+    """A whole number from `low` to `high`, or a word in its place."""
+    numbers = number(low, high)
+
+    def parse(value: object) -> int | str:
+        if value == word:
+            return word
+        try:
+            return numbers.parse(value)
+        except Wrong as wrong:
+            raise Wrong(f'{wrong}, nor "{word}"') from None
+
+    return Scalar(parse, {"anyOf": [{"const": word}, numbers.schema()]})
+
+
 def _parse_flag(value: object) -> bool:
     if not isinstance(value, bool):
         raise Wrong(f"{described(value)} is neither; write true or false")

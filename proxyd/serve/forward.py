@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from proxyd.net.relay import Flow
     from proxyd.net.wire import Wire
 
+SOON_SECONDS: Final = 1.0  # for an answer to begin, before it is watched whether the client still waits for it
 LEAVE_SECONDS: Final = 10.0  # until the answer to a client that has ended its side must have begun
 STALL_SECONDS: Final = 120.0  # for an origin to take a piece of the request; meanwhile nobody looks after the client
 MOST_INTERIM: Final = 32  # 1xx responses before the final one; a server that sends more means no good
@@ -58,6 +59,8 @@ class Forward:
     status: int | None = None
     _failure: Failed | None = field(default=None, init=False)
     _switched: bool = field(default=False, init=False)
+    _watched: bool = field(default=False, init=False)
+    _tasks: trio.Nursery = field(init=False)
     _awaited: list[Reason | None] = field(default_factory=lambda: [Reason.ORIGIN_TIMEOUT], init=False)
     _scope: trio.CancelScope = field(default_factory=trio.CancelScope, init=False)
 
@@ -66,10 +69,14 @@ class Forward:
         head = self.origin.framed(self.request)  # before the origin is heard: it may speak first
         self._stir()
         with self._scope:
-            async with trio.open_nursery() as both:
-                both.start_soon(self._settled, partial(self._carry_request, head))
-                await self._settled(self._carry_response)
-                both.cancel_scope.cancel()
+            async with trio.open_nursery() as self._tasks:
+                if self.client.receiving:
+                    self._tasks.start_soon(self._settled, partial(self._carry_request, head))
+                else:
+                    await self._settled(partial(self._ask, head))
+                if self._failure is None:
+                    await self._settled(self._carry_response)
+                self._tasks.cancel_scope.cancel()
         if self._failure is not None:
             raise self._failure
         if self._scope.cancelled_caught:
@@ -84,15 +91,19 @@ class Forward:
             self._failure = self._failure or failure
             self._scope.cancel()
 
+    async def _ask(self, head: bytes) -> None:
+        """Send a request that has no body, and give the answer a moment to begin before the client is watched."""
+        await self._transmit(head + self.origin.framed(h11.EndOfMessage()))
+        with suppress(trio.BrokenResourceError), trio.move_on_after(SOON_SECONDS):
+            await self.origin.wait()
+
     async def _carry_request(self, head: bytes) -> None:
         """Head and body, up. An origin that stops listening may still answer: that is no failure."""
         listening = await self._transmit(head)
-        if listening and not self.client.receiving:
-            listening = await self._up(h11.EndOfMessage())
         while listening and self.client.receiving:
             listening = await self._up(await self._from_client())
         if listening:
-            await self._watch_client()
+            self._watch()
 
     async def _up(self, event: h11.Data | h11.EndOfMessage) -> bool:
         """Send to the origin: whether it still listens."""
@@ -125,6 +136,12 @@ class Forward:
         except Malformed as malformed:
             raise Failed(malformed.reason) from None
 
+    def _watch(self) -> None:
+        """See to it that somebody notices when the client leaves."""
+        if not self._watched and not self.client.receiving:
+            self._watched = True
+            self._tasks.start_soon(self._settled, self._watch_client)
+
     async def _watch_client(self) -> None:
         """A client that leaves while it waits for the answer takes the exchange with it.
 
@@ -146,20 +163,31 @@ class Forward:
             head = await self._final_head()
             if head is None:
                 return
-            await self._down(response_to_client(head, self.via))
-            while isinstance(event := await self.origin.receive(), h11.Data):
+            event = self.origin.received()  # a body that is malformed from the beginning is a 502 still
+            octets = self.client.framed(response_to_client(head, self.via))
+            if event is None:
+                octets = await self._down(octets)
+                event = await self._more_of_the_answer()
+            while isinstance(event, h11.Data):
                 self.flow.down += len(event.data)
-                await self._down(event)
+                octets = await self._down(octets + self.client.framed(event))
+                event = self.origin.received() or await self._more_of_the_answer()
             end = h11.EndOfMessage(headers=trailers(event) if self._client_is_modern() else [])
         except trio.BrokenResourceError:
             raise Failed(Reason.ORIGIN_CLOSED) from None
         except Malformed:
             raise Failed(Reason.ORIGIN_MALFORMED) from None
-        await self._down(end)
+        await self._down(octets + self.client.framed(end))
+
+    async def _more_of_the_answer(self) -> h11.Data | h11.EndOfMessage:
+        self._watch()
+        return await self.origin.receive()
 
     async def _final_head(self) -> h11.Response | None:
         """The final response's head, interim ones passed on; None once a 101 made a tunnel of the connection."""
         for _ in range(MOST_INTERIM):
+            if not self.origin.has_head:
+                self._watch()
             if not await self.origin.wait():
                 raise Failed(Reason.ORIGIN_CLOSED)
             head = await self.origin.receive_head()
@@ -182,17 +210,19 @@ class Forward:
         if switches and not (self.upgrade and grants_websocket(head)):
             raise Malformed("an origin switches protocols unasked")
         if self._client_is_modern():
-            await self._down(informational_to_client(head))
+            await self._down(self.client.framed(informational_to_client(head)))
         self._switched = switches
         return switches
 
-    async def _down(self, event: h11.InformationalResponse | h11.Response | h11.Data | h11.EndOfMessage) -> None:
+    async def _down(self, octets: bytes) -> bytes:
+        """Send to the client: nothing is left to be sent."""
         try:
             with self._waiting_for_client(None):
-                await self.client.send(event)
+                await self.client.stream.send_all(octets)
         except trio.BrokenResourceError:
             raise Failed(None) from None
         self._stir()
+        return b""
 
     @contextmanager
     def _waiting_for_client(self, late: Reason | None) -> Iterator[None]:

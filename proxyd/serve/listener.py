@@ -6,12 +6,14 @@ Nothing here reads a byte of what a client sends.
 from __future__ import annotations
 
 import socket
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import trio
 from netaddr import IPAddress
 
-from proxyd.net.host import keep_alive
+from proxyd.net.host import tune
+from proxyd.net.stream import TURN, TcpStream
 from proxyd.policy.address import Endpoint
 from proxyd.serve.session import serve_connection, turn_away
 
@@ -37,14 +39,15 @@ class Doorman:
         self._turning_away = 0
         self._strangers = 0
 
-    async def receive(self, stream: trio.SocketStream) -> None:
+    def _tunnels(self) -> int:
+        """Connections that are tunnels now, and have no session any more."""
+        return 0 if self._seams.tunnels is None else len(self._seams.tunnels)
+
+    async def receive(self, stream: TcpStream, address: IPAddress) -> None:
         """Serve one client's connection to its end, or turn it away. Raises nothing."""
-        address = _peer(stream.socket)
-        if address is None:
-            await trio.aclose_forcefully(stream)
-        elif self._seams.snapshot().identify(address) is None:
+        if self._seams.snapshot().identify(address) is None:
             await self._hear_stranger(stream, address)
-        elif self._inside < self._limit:
+        elif self._inside + self._tunnels() < self._limit:
             self.served += 1
             self._inside += 1
             try:
@@ -58,12 +61,12 @@ class Doorman:
             finally:
                 self._turning_away -= 1
         else:
-            await trio.aclose_forcefully(stream)
+            stream.close()
 
-    async def _hear_stranger(self, stream: trio.SocketStream, address: IPAddress) -> None:
+    async def _hear_stranger(self, stream: TcpStream, address: IPAddress) -> None:
         """Let one ask who will be refused, so that the refusal says so and is on record."""
         if self._strangers >= STRANGERS:
-            await trio.aclose_forcefully(stream)
+            stream.close()
             return
         self.served += 1
         self._strangers += 1
@@ -81,6 +84,7 @@ def bind(endpoint: Endpoint) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        tune(sock)
         sock.bind((str(endpoint.address), endpoint.port))
         sock.listen(BACKLOG)
     except OSError:
@@ -99,27 +103,29 @@ async def accept_forever(
     sock: socket.socket, doorman: Doorman, handlers: trio.Nursery, complain: Callable[[str], None]
 ) -> None:
     """Accept connections and hand each to the doorman, in the nursery of those who may outlive the listener."""
-    with trio.socket.from_stdlib_socket(sock) as listener:
+    sock.settimeout(0)
+    taken = 0
+    with sock:
         while True:
             try:
-                accepted, _ = await listener.accept()
+                accepted, peer = sock.accept()
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(sock)
+                continue
             except ConnectionAbortedError:
                 continue  # it left before it was let in
             except OSError as error:
                 complain(f"a connection could not be accepted: {error.strerror}")
                 await trio.sleep(PAUSE_SECONDS)
                 continue
-            try:
-                keep_alive(accepted)
-            except OSError:
-                accepted.close()  # it left before it was let in
-                continue
-            handlers.start_soon(doorman.receive, trio.SocketStream(accepted))
+            accepted.settimeout(0)
+            handlers.start_soon(doorman.receive, TcpStream(accepted), _address(peer[0]))
+            taken += 1
+            if taken % TURN == 0:
+                await trio.lowlevel.checkpoint()
 
 
-def _peer(sock: trio.socket.SocketType) -> IPAddress | None:
-    """Where a client connects from; None if it has left already."""
-    try:
-        return IPAddress(sock.getpeername()[0].partition("%")[0])
-    except OSError:
-        return None
+@lru_cache(maxsize=4096)
+def _address(peer: str) -> IPAddress:
+    """Where a client connects from, as accept(2) said it."""
+    return IPAddress(peer.partition("%")[0])

@@ -13,25 +13,31 @@ if TYPE_CHECKING:
 
     from proxyd.audit.record import Record
     from proxyd.net.dialer import Dialled
+    from proxyd.net.tunnels import Tunnels
     from proxyd.policy.address import Resolution
     from proxyd.policy.model import Snapshot
     from proxyd.policy.verdict import Allow
+    from proxyd.serve.judge import Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seams:
     """The world, as a session sees it.
 
-    snapshot: the policy as it stands now. resolve: raises DnsError. dial: raises DialError.
+    snapshot: the policy as it stands now. judge: `decide`, or what says the same.
+    resolve: raises DnsError. dial: raises DialError.
     record: returns when the record is written; raises SinkError. now: the time of day, in UTC.
     via: our name in Via. complain: a line for the operator, outside the audit log.
+    tunnels: where tunnels between two sockets live once they stand; None where there can be no pool.
     """
 
     snapshot: Callable[[], Snapshot]
+    judge: Callable[..., Verdict]
     resolve: Callable[[str], Awaitable[Resolution]]
     dial: Callable[[Allow], Awaitable[Dialled]]
     record: Callable[[Record], None]
     now: Callable[[], dt.datetime]
     via: str
     complain: Callable[[str], None]
+    tunnels: Tunnels | None = None
     drain: Drain = field(default_factory=Drain)

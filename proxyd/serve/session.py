@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Final
 import h11
 import trio
 
+from proxyd.net.stream import hang_up
 from proxyd.net.wire import Wire
 from proxyd.policy.verdict import Reason
 from proxyd.serve.exchange import Exchange
+from proxyd.serve.kept import Kept
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -40,14 +42,18 @@ async def turn_away(stream: HalfCloseableStream, address: IPAddress | None, seam
 
 
 async def _serve(wire: Wire, address: IPAddress | None, seams: Seams) -> None:
-    while await seams.drain.wait(wire.wait, KEEP_ALIVE_SECONDS):
-        if not await Exchange(wire, address, seams).run():
-            return
-        wire.next_exchange()
+    kept = Kept()
+    try:
+        while await seams.drain.wait(wire.wait, KEEP_ALIVE_SECONDS):
+            if not await Exchange(wire, address, seams, kept).run():
+                return
+            wire.next_exchange()
+    finally:
+        await kept.close()
 
 
 async def _turn_away(wire: Wire, address: IPAddress | None, seams: Seams) -> None:
-    await Exchange(wire, address, seams).turn_away(Reason.CONNECTION_LIMIT)
+    await Exchange(wire, address, seams, Kept()).turn_away(Reason.CONNECTION_LIMIT)
 
 
 async def _guarded(
@@ -62,12 +68,12 @@ async def _guarded(
     except trio.BrokenResourceError:
         pass  # the client left between two requests
     except Exception as bug:  # noqa: BLE001 - a bug ends this connection and is told; it must not end the others
-        seams.complain(f"bug: {_described(bug)}")
+        seams.complain(f"bug: {described(bug)}")
     finally:
-        await trio.aclose_forcefully(stream)
+        await hang_up(stream)
 
 
-def _described(bug: BaseException) -> str:
+def described(bug: BaseException) -> str:
     """Where a bug is, without its message: that may quote a request."""
     leaves = [bug]
     while isinstance(leaves[0], BaseExceptionGroup):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from netaddr import IPAddress
 
     from proxyd.http.request import Asked
+    from proxyd.net.relay import Flow
     from proxyd.policy.model import Client, Policy
     from proxyd.policy.verdict import Allow, Deny
     from proxyd.serve.seams import Seams
@@ -83,9 +84,16 @@ class Trail:
             self._decide()
             self._try("decision", self._write_decision)
 
-    def close(self, outcome: str, bytes_up: int, bytes_down: int) -> None:
+    def tunnel_ended(self, flow: Flow) -> None:
+        """Write the closing record of a tunnel that outlived its session. Raises nothing: no session catches it now."""
+        try:
+            self.close(flow.outcome, flow)
+        except Exception as bug:  # noqa: BLE001 - it is told, and must not end everybody's tunnels
+            self._seams.complain(f"bug: {type(bug).__name__} at the end of a tunnel")
+
+    def close(self, outcome: str, flow: Flow) -> None:
         """Write the closing record; a decision that could not be written in time comes before it, late but there."""
-        self.learn(outcome=outcome, bytes_up=bytes_up, bytes_down=bytes_down)
+        self.learn(outcome=outcome, bytes_up=flow.up, bytes_down=flow.down)
         self.learn(duration_ms=milliseconds(trio.current_time() - self._began))
         try:
             self._try("decision", self._write_decision)

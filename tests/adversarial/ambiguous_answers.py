@@ -21,7 +21,8 @@ class Told:
     """An answer that has one reading: as the origin sends it, and head and body as the client must get them.
 
     chunked: the client gets it so. interim: what the client gets before. ends: the end of the connection ends it, so
-    that whatever comes is a part of it. method, fields: of the request. trailers: that the client gets.
+    that whatever comes is a part of it. method, fields: of the request. trailers: that the client gets. spills: it has
+    a body that must not be there, and belongs to no message.
     """
 
     sent: str
@@ -33,6 +34,7 @@ class Told:
     method: str = "GET"
     fields: str = ""
     trailers: str = ""
+    spills: bool = False
 
 
 def _refused_lines(line: str) -> str:
@@ -218,16 +220,22 @@ TOLD = {
     "no length": Told(f"{OK}\r\nhello", body="hello", chunked=True, ends=True),
     "no length, HTTP/1.0": Told("HTTP/1.0 200 OK\r\n\r\nhello", body="hello", chunked=True, ends=True),
     "no length, keep-alive": Told(f"{OK}Connection: keep-alive\r\n\r\nhello", body="hello", chunked=True, ends=True),
-    "HEAD, length": Told(f"{LENGTH}\r\nhello", LENGTH, method="HEAD"),
-    "HEAD, chunks": Told(f"{CHUNKED}{HELLO}", method="HEAD", chunked=True),
+    "HEAD, length": Told(f"{LENGTH}\r\nhello", LENGTH, method="HEAD", spills=True),
+    "HEAD, chunks": Told(f"{CHUNKED}{HELLO}", method="HEAD", chunked=True, spills=True),
     "HEAD, no length": Told(f"{OK}\r\n", method="HEAD", chunked=True),
     "204": Told("HTTP/1.1 204 No\r\n\r\n", "HTTP/1.1 204 No\r\n"),
-    "204, length": Told("HTTP/1.1 204 No\r\nContent-Length: 5\r\n\r\nhello", "HTTP/1.1 204 No\r\n"),
-    "204, chunks": Told(f"HTTP/1.1 204 No\r\nTransfer-Encoding: chunked\r\n\r\n{HELLO}", "HTTP/1.1 204 No\r\n"),
-    "304, length": Told(
-        "HTTP/1.1 304 No\r\nContent-Length: 5\r\n\r\nhello", "HTTP/1.1 304 No\r\nContent-Length: 5\r\n"
+    "204, length": Told("HTTP/1.1 204 No\r\nContent-Length: 5\r\n\r\nhello", "HTTP/1.1 204 No\r\n", spills=True),
+    "204, chunks": Told(
+        f"HTTP/1.1 204 No\r\nTransfer-Encoding: chunked\r\n\r\n{HELLO}", "HTTP/1.1 204 No\r\n", spills=True
     ),
-    "304, chunks": Told(f"HTTP/1.1 304 No\r\nTransfer-Encoding: chunked\r\n\r\n{HELLO}", "HTTP/1.1 304 No\r\n"),
+    "304, length": Told(
+        "HTTP/1.1 304 No\r\nContent-Length: 5\r\n\r\nhello",
+        "HTTP/1.1 304 No\r\nContent-Length: 5\r\n",
+        spills=True,
+    ),
+    "304, chunks": Told(
+        f"HTTP/1.1 304 No\r\nTransfer-Encoding: chunked\r\n\r\n{HELLO}", "HTTP/1.1 304 No\r\n", spills=True
+    ),
     "1xx": Told(f"{HINT}{LENGTH}\r\nhello", LENGTH, "hello", interim=HINT),
     "1xx, many": Told(f"{HINT * 31}{LENGTH}\r\nhello", LENGTH, "hello", interim=HINT * 31),
     "1xx, length": Told(

@@ -25,18 +25,22 @@ _REACHED: Final = re.compile(rb"you reached (\S+)")
 
 @dataclass
 class Visit:
-    """A connection that arrived: the address and port that were dialled, and the first octets that came."""
+    """A connection that arrived: the address and port that were dialled, and the requests that came.
+
+    octets: the first that came. requests: how many there were.
+    """
 
     address: Address
     port: int
     octets: bytes = b""
+    requests: int = 0
 
     def __str__(self) -> str:
         return f"{self.address} port {self.port}: {self.octets!r}"
 
 
 class Canaries:
-    """All of them. They answer HTTP and WebSocket, so that an allowed request is seen to get through."""
+    """All of them. They answer HTTP and WebSocket, so that an allowed request is seen to get through, and stay."""
 
     def __init__(self) -> None:
         self.visits: list[Visit] = []
@@ -55,14 +59,16 @@ class Canaries:
         where, port, *_ = connection.getsockname()
         visit = Visit(Address.read(where.partition("%")[0]), port)
         self.visits.append(visit)
-        visit.octets = head = more(connection)
-        while b"\r\n\r\n" not in head:
-            head += more(connection)
-        if b"\r\nupgrade: websocket\r\n" in head.lower():
-            connection.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
-            connection.sendall(b"X-Canary: you reached %b\r\n\r\n" % where.encode())
-            echo(connection)
-        else:
+        rest = visit.octets = more(connection)
+        while True:
+            while b"\r\n\r\n" not in rest:
+                rest += more(connection)
+            head, _, rest = rest.partition(b"\r\n\r\n")
+            visit.requests += 1
+            if b"\r\nupgrade: websocket\r\n" in head.lower() + b"\r\n":
+                connection.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
+                connection.sendall(b"X-Canary: you reached %b\r\n\r\n" % where.encode())
+                return echo(connection)
             said = b"you reached %b" % where.encode()
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(said), said))
 

@@ -1,8 +1,9 @@
 """A raw origin that reports exactly what octets it read, a raw client, and the daemon between them.
 
-Both sides send scripted octets in scripted pieces, and a piece is sent only when proxyd has read the one before it: the
-kernel is asked (sock_diag(7)), so that a split is a split and no test sleeps. What each side read is told octet for
-octet, but for chunks: where one ends depends on what came in one read, so `joined` makes one chunk of neighbours.
+The origin answers each request on a connection, the first as its script says. Both sides send scripted octets in
+scripted pieces, and a piece is sent only when proxyd has read the one before it: the kernel is asked (sock_diag(7)), so
+that a split is a split and no test sleeps. What each side read is told octet for octet, but for chunks: where one ends
+depends on what came in one read, so `joined` makes one chunk of neighbours.
 """
 
 from __future__ import annotations
@@ -49,19 +50,22 @@ class Script:
     """What an origin does with one connection.
 
     says: what it sends, piece by piece, once it has read a request. after: whether it then ends its side, breaks off
-    with a reset, or waits for proxyd to end. early: speak when the head is there, before the body.
+    with a reset, or waits for proxyd to end, and answers what else is asked meanwhile. early: speak when the head is
+    there, before the body. deaf: wait, but end when something else is asked.
     """
 
     says: Pieces
     after: Literal["wait", "end", "reset"] = "wait"
     early: bool = False
+    deaf: bool = False
 
 
 @dataclass
 class Arrival:
-    """One connection to the origin: what it read, and whether that is over."""
+    """One connection to the origin: what it read, whether its script is done and arrived, and whether it is over."""
 
     octets: bytes = b""
+    said: threading.Event = field(default_factory=threading.Event)
     over: threading.Event = field(default_factory=threading.Event)
 
 
@@ -104,6 +108,13 @@ class Recorder:
         self.scripts: list[Script] = []
         self._arrivals: list[Arrival] = []
 
+    def wait_until_said(self, number: int) -> None:
+        """Return when the connection of this number has its script done, and all of that has arrived at proxyd."""
+        for _ in _turns():
+            if len(self._arrivals) > number:
+                break
+        assert self._arrivals[number].said.wait(PATIENCE), "the origin's script does not end"
+
     def take(self, count: int) -> tuple[bytes, ...]:
         """What was read on the connections since the last time; `count` of them are known to have been made."""
         for _ in _turns():
@@ -118,25 +129,33 @@ class Recorder:
         self._arrivals.append(arrival)
         script = self.scripts.pop(0) if self.scripts else self.PLAIN
         try:
-            while not _has_request(arrival.octets, early=script.early):
-                if not (piece := connection.recv(65536)):
-                    return
-                arrival.octets += piece
+            if not _hear(connection, arrival, 1, early=script.early):
+                return
             send_pieces(connection, script.says)
+            said = sum(map(len, script.says))
             if script.after == "reset":
-                wait_until_read(connection, sum(map(len, script.says)))
+                wait_until_read(connection, said)
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 return
+            _wait_until_arrived(connection, said)
             if script.after == "end":
                 connection.shutdown(socket.SHUT_WR)
-            while piece := connection.recv(65536):
-                arrival.octets += piece
+            arrival.said.set()
+            answered = 1
+            while _hear(connection, arrival, answered + 1) and not script.deaf:
+                if script.after == "wait":
+                    send_pieces(connection, self.PLAIN.says)
+                answered += 1
         finally:
+            arrival.said.set()
             arrival.over.set()
 
 
 class Stage:
-    """A daemon whose only destination is the recorder. `play` is one client connection, first byte to last."""
+    """A daemon whose only destination is the recorder. `play` is one client connection, first byte to last.
+
+    closings: the last closing records that were read.
+    """
 
     def __init__(self, directory: Path, extra: str = "") -> None:
         self.origin = Recorder()
@@ -148,6 +167,7 @@ class Stage:
         self.daemon = Daemon(policy, audit, errors)
         self._audit = audit.open("rb")
         self._unfinished = b""  # the beginning of a record that is being written
+        self.closings: list[dict[str, Any]] = []
         self.via = self._learn_via()
 
     def close(self) -> None:
@@ -158,16 +178,22 @@ class Stage:
         self._audit.close()
         assert not late, "something was read as a request after its connection had ended"
 
-    def play(self, pieces: Sequence[bytes], *scripts: Script, ends: bool = False) -> Outcome:
+    def play(
+        self, pieces: Sequence[bytes], *scripts: Script, ends: bool = False, then: Sequence[bytes] = ()
+    ) -> Outcome:
         """Send `pieces`, hear everything out, and tell what happened.
 
         scripts: what the origin does with its connections. ends: the client ends its side when it has sent all.
+        then: more that the client sends, each when one more of the origin's connections has its script done.
         """
         self.origin.scripts[:] = scripts
         answer, reset = b"", False
         with self.daemon.connect() as client:
             with suppress(BrokenPipeError, ConnectionResetError):  # proxyd may have answered and gone
                 send_pieces(client, pieces)
+                for number, later in enumerate(then):
+                    self.origin.wait_until_said(number)
+                    client.sendall(later)
                 if ends:
                     client.shutdown(socket.SHUT_WR)
             try:
@@ -175,8 +201,9 @@ class Stage:
                     answer += piece
             except ConnectionResetError:
                 reset = True
-        decisions, closings = self._records()
-        reached = self.origin.take(sum(closing["address"] is not None for closing in closings))
+        decisions, closings = self.records()
+        assert [record["id"] for record in decisions] == [record["id"] for record in closings]
+        reached = self.origin.take(sum(closing["connect_ms"] is not None for closing in closings))
         records = tuple(
             (decided["verdict"], closing["reason"] or closing["outcome"])
             for decided, closing in zip(decisions, closings, strict=True)
@@ -190,7 +217,7 @@ class Stage:
         assert found is not None, plain
         return found[1]
 
-    def _records(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    def records(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """The decisions since the last time, and their closings, once each decision has one."""
         records: list[dict[str, Any]] = []
         for _ in _turns():
@@ -198,7 +225,8 @@ class Stage:
             decisions = [record for record in records if record["event"] == "decision"]
             closings = [record for record in records if record["event"] == "close"]
             if decisions and len(decisions) == len(closings):
-                assert [record["id"] for record in decisions] == [record["id"] for record in closings]
+                assert {record["id"] for record in decisions} == {record["id"] for record in closings}
+                self.closings = closings
                 return decisions, closings
         raise AssertionError(f"decisions without a closing record: {records}")
 
@@ -244,6 +272,15 @@ def wait_until_read(sock: socket.socket, sent: int) -> None:
     raise AssertionError("proxyd does not read")
 
 
+def _wait_until_arrived(sock: socket.socket, sent: int) -> None:
+    """Return when all `sent` octets are where the program at the other end can read them, or it reads no more."""
+    for _ in _turns():
+        theirs = _progress(sock.getpeername(), sock.getsockname())
+        if theirs is None or theirs[1] >= sent:
+            return
+    raise AssertionError("what the origin sends does not arrive")
+
+
 def joined(octets: bytes) -> bytes:
     """Messages with neighbouring chunks made one, a message that breaks off included. Raises AssertionError."""
     done = b""
@@ -253,9 +290,22 @@ def joined(octets: bytes) -> bytes:
     return done
 
 
-def _has_request(octets: bytes, *, early: bool) -> bool:
-    """Whether a request is there as a whole, or, if that is early enough, its head."""
-    return b"\r\n\r\n" in octets if early else bool(octets) and _first_message(octets)[2]
+def _hear(connection: socket.socket, arrival: Arrival, count: int, *, early: bool = False) -> bool:
+    """Read until so many requests are there as a whole, or, if that is early enough, a head: whether they came."""
+    while not (b"\r\n\r\n" in arrival.octets if early else _requests(arrival.octets) >= count):
+        if not (piece := connection.recv(65536)):
+            return False
+        arrival.octets += piece
+    return True
+
+
+def _requests(octets: bytes) -> int:
+    """How many whole messages these octets begin with."""
+    count, whole = 0, True
+    while octets and whole:
+        _, octets, whole = _first_message(octets)
+        count += whole
+    return count
 
 
 def _first_message(octets: bytes) -> tuple[bytes, bytes, bool]:

@@ -148,19 +148,22 @@ class Watch:
         return own in self.look("refusals" if refused else "answers", answer.raw, () if refused else (own,))
 
     def look_at(self, proxy: Daemon, may: Collection[Plant] = ()) -> None:
-        """Search the process while it runs; `may` are those that its environment was given."""
-        proc = Path(f"/proc/{proxy.pid}")
-        self.look(
-            "process title",
-            (proc / "cmdline").read_bytes() + b"".join(each.read_bytes() for each in proc.glob("task/*/comm")),
-        )
-        self.look("environment", (proc / "environ").read_bytes(), may)
-        files = set()
-        for descriptor in (proc / "fd").iterdir():
-            with suppress(FileNotFoundError):  # a connection that was closed by now
-                files.add(str(descriptor.readlink()))
-        ours = {str(proxy.audit), str(proxy.errors)}
-        assert [file for file in files - ours if re.match(r"/(?!dev/)", file)] == [], "nothing is spooled to a file"
+        """Search the supervisor and its workers while they run; `may` are those that the environment was given."""
+        workers = proxy.workers()
+        assert workers, "nobody serves"
+        for pid in (proxy.pid, *workers):
+            proc = Path(f"/proc/{pid}")
+            self.look(
+                "process title",
+                (proc / "cmdline").read_bytes() + b"".join(each.read_bytes() for each in proc.glob("task/*/comm")),
+            )
+            self.look("environment", (proc / "environ").read_bytes(), may)
+            files = set()
+            for descriptor in (proc / "fd").iterdir():
+                with suppress(FileNotFoundError):  # a connection that was closed by now
+                    files.add(str(descriptor.readlink()))
+            ours = {str(proxy.audit), str(proxy.errors)}
+            assert [file for file in files - ours if re.match(r"/(?!dev/)", file)] == [], "nothing is spooled to a file"
 
     def look_behind(self, scene: Scene, proxy: Daemon, at_origin: Collection[Plant] = ()) -> None:
         """Search what the process wrote, asked and sent, once it ended."""

@@ -141,10 +141,10 @@ def requests(url: str, which: int, *, long: bool) -> Iterator[tuple[str, bytes]]
 
 def misread_requests(name: str, told: Told, tally: Counter[str]) -> Iterator[str]:
     """What somebody says of one connection that somebody else does not."""
-    dialled = [closing for closing in told.closings if closing["connect_ms"] is not None]
-    tally.update(requests=len(told.closings), refused=len(told.closings) - len(dialled))
+    connected = [closing for closing in told.closings if closing["address"] is not None]
+    tally.update(requests=len(told.closings), refused=len(told.closings) - len(connected))
     expected: list[Message] = []
-    for record, crossing in zip(dialled, told.crossings, strict=True):
+    for record, crossing in zip(connected, told.crossings, strict=True):
         if crossing.stuck:
             yield f"the origin waits for more than {crossing.sent!r}"
         if turned_away(name, crossing):
@@ -203,7 +203,8 @@ def test_attack_5_a_client_ends_every_response_where_proxyd_does(
             tally["responses"] += len(records)
     responses_tally.update(tally, disagreements=len(wrong))
     assert not wrong, "\n\n".join(wrong[:ENOUGH])
-    assert min(tally["complete"], tally["refused"], 10 * tally["aborted"]) > tally["responses"] / 4
+    assert min(tally["complete"], tally["refused"]) > tally["responses"] / 4
+    assert tally["aborted"] > 0  # few: a body that is bad from its beginning on is refused
 
 
 @pytest.mark.parametrize("name", CLIENTS)

@@ -23,7 +23,7 @@ from tests.adversarial.corpus import PROTECTED, Address, Destination, Verdict
 from tests.adversarial.corpus_addresses import TRANSLATORS, literals, translated
 from tests.adversarial.corpus_answers import Liar, answers
 from tests.adversarial.corpus_names import DENIED_NAMES, PUBLIC, names, refused
-from tests.adversarial.doors import DOORS, Answer, Asked, Door
+from tests.adversarial.doors import DOORS, Answer, Asked, Connection, Door
 from tests.end_to_end.conftest import POLICIES
 from tests.end_to_end.daemon import Daemon, policy_text
 from tests.end_to_end.nameserver import Says
@@ -177,6 +177,62 @@ def test_attack_3_1_a_name_that_changes_its_mind_is_judged_anew(
     assert nameserver.asked.count(("rebinding.example", "A")) == 2
     assert [record["verdict"] for record in daemon.decisions()] == ["allow", "deny"]
     assert daemon.closings()[0]["address"] == str(PUBLIC)
+
+
+@pytest.mark.parametrize(
+    "authority",
+    [
+        b"127.0.0.1:80",
+        b"10.0.0.5:80",
+        b"169.254.169.254:80",
+        b"[::1]:80",
+        b"inner.example:80",
+        b"metadata.google.internal:80",
+    ],
+)
+def test_attack_4_10_a_kept_connection_is_no_way_to_anybody_else(
+    start: Callable[..., Daemon], nameserver: Liar, canaries: Canaries, authority: bytes
+) -> None:
+    """Asked for in between, a denied destination is denied, and the connection goes on to where it always led."""
+    nameserver.zone["inner.example"] = Says(a=("10.0.0.5",))
+    opener = Asked(b"%b:80" % str(PUBLIC).encode())
+    daemon = start()
+    with daemon.connect() as client:
+        connection = Connection(client)
+        answers = [_ask(connection, asked) for asked in (opener, Asked(authority), opener)]
+    assert [answer.status for answer in answers] == [200, 403, 200]
+    assert [(visit.address, visit.requests) for visit in canaries.visits] == [(PUBLIC, 2)]
+    assert [record["verdict"] for record in daemon.decisions()] == ["allow", "deny", "allow"]
+
+
+def test_attack_3_12_a_kept_connection_is_used_only_for_an_address_that_was_judged_now(
+    start: Callable[..., Daemon], nameserver: Liar, canaries: Canaries
+) -> None:
+    """A name that moves from one public address to another is followed, and its old one gets nothing more."""
+    nameserver.zone["moving.example"] = Says(a=(str(PUBLIC),), ttl=0, then=Says(a=(namespace.ORIGIN_4,), ttl=0))
+    daemon = start()
+    with daemon.connect() as client:
+        connection = Connection(client)
+        for _ in range(2):
+            assert _ask(connection, Asked(b"moving.example:80")).status == 200
+    assert [(visit.address, visit.requests) for visit in canaries.visits] == [(PUBLIC, 1), (_OPENER, 1)]
+    assert [record["address"] for record in daemon.closings()] == [str(PUBLIC), namespace.ORIGIN_4]
+
+
+def test_attack_4_10_a_kept_connection_is_used_only_for_its_own_port(
+    start: Callable[..., Daemon], canaries: Canaries
+) -> None:
+    with start().connect() as client:
+        connection = Connection(client)
+        for port in (80, 443, 80):
+            assert _ask(connection, Asked(b"%b:%d" % (str(PUBLIC).encode(), port))).status == 200
+    assert [(visit.address, visit.port) for visit in canaries.visits] == [(PUBLIC, 80), (PUBLIC, 443), (PUBLIC, 80)]
+
+
+def _ask(connection: Connection, asked: Asked) -> Answer:
+    """A request in absolute-form, on a connection that goes on."""
+    (door,) = (door for door in DOORS if door.name == "absolute-form")
+    return door.enter(connection, asked)
 
 
 def _tags() -> list[str]:

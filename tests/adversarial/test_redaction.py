@@ -19,6 +19,7 @@ import pytest
 
 from proxyd.cli import main
 from tests import namespace
+from tests.adversarial.crashes import CRASHES, crashing
 from tests.adversarial.doors import DOORS, Answer, Asked, Connection
 from tests.adversarial.secrets import (
     EXPLAINED,
@@ -127,7 +128,8 @@ def test_attack_9_no_secret_of_a_well_formed_request_is_said_anywhere(
     scene: Scene, watch: Watch, *, long: bool
 ) -> None:
     ways = list(product(PLACES.items(), DOORS, destinations(scene).items()))
-    proxy = scene.start()
+    proxy = scene.start(workers=2)
+    proxy.wait_for_start(workers=2)
     sent, travelled, at_origin = 0, set[Plant](), set[Plant]()
     for (name, place), door, (verdict, at) in spread(ways, long=long):
         allowed = verdict == "allowed"
@@ -249,7 +251,7 @@ def test_attack_9_no_client_hears_what_another_has_in_flight(scene: Scene, watch
     assert watch.fresh() == []
 
 
-def until(holds: Callable[[], bool]) -> None:
+def until(holds: Callable[[], object]) -> None:
     """Wait until that holds."""
     end = time.monotonic() + PATIENCE
     while not holds():
@@ -295,41 +297,13 @@ def _show(terminal: int, shown: bytearray) -> None:
             shown.extend(octets)
 
 
-CRASH = """import importlib
-
-def boom(*args, **kwargs):
-    open({mark!r}, "a").write("x")
-    held = {secret!r}
-    error = RuntimeError(held, args, kwargs)
-    error.add_note(held)
-    raise ExceptionGroup(held, [error]) from ValueError(held)
-
-setattr(importlib.import_module({module!r}), {function!r}, boom)
-"""
-CRASHES = {
-    "of the head's lines": ("proxyd.net.wire", "check_head"),
-    "of the request": ("proxyd.serve.exchange", "read_request"),
-    "of the judgement": ("proxyd.serve.exchange", "decide"),
-    "of a refusal": ("proxyd.serve.exchange", "refusal"),
-    "of a DNS answer": ("proxyd.net.resolver", "_read_answer"),
-    "of fields to the origin": ("proxyd.serve.exchange", "request_to_origin"),
-    "of fields to the client": ("proxyd.serve.forward", "response_to_client"),
-    "of trailers": ("proxyd.serve.forward", "trailers"),
-    "of a tunnel": ("proxyd.serve.exchange", "relay"),
-}
-
-
 @pytest.mark.parametrize("site", CRASHES)
 def test_attack_9_no_secret_of_a_crash_is_said_anywhere(
     scene: Scene, watch: Watch, tmp_path: Path, site: str, *, long: bool
 ) -> None:
     """A bug, with secrets in what it raises, in what it holds and in the request: stderr says where, and no more."""
-    module, function = CRASHES[site]
-    mark = tmp_path / "mark"
     held = watch.plant(f"crash {site}", "every door", "held")
-    driver = CRASH.format(mark=str(mark), secret=held.secret, module=module, function=function)
-    (tmp_path / "sitecustomize.py").write_text(driver)
-    proxy = scene.start(env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    proxy, mark = crashing(scene, tmp_path, CRASHES[site], held)
     at, at_origin = destinations(scene), set[Plant]()
     ways = product(("cookie", "key in the query", "body"), DOORS, ("allowed", "refused", "refused after its lookup"))
     for place, door, verdict in spread(ways, long=long):
@@ -339,6 +313,23 @@ def test_attack_9_no_secret_of_a_crash_is_said_anywhere(
             watch.hear(door.ask(proxy, asked(PLACES[place], plant, at[verdict], at["allowed"])), plant)
     assert mark.exists()
     watch.look_behind(scene, proxy, at_origin)
+    assert "Traceback" not in proxy.complaints()
+
+
+def test_attack_9_no_secret_of_a_worker_that_dies_is_said_anywhere(scene: Scene, watch: Watch, tmp_path: Path) -> None:
+    """A bug in the pool of tunnels, where no session stands between it and the end of its worker."""
+    held, plant = (watch.plant(place, "CONNECT", "a worker dies") for place in ("crash of the pool", "cookie"))
+    proxy, mark = crashing(scene, tmp_path, ("proxyd.net.tunnels", "Tunnels._turn"), held)
+    with proxy.connect() as client:
+        client.sendall(
+            plant.written(b"CONNECT %b HTTP/1.1\r\nHost: x\r\nCookie: {t}\r\n\r\n{t}" % scene.target.encode())
+        )
+        with contextlib.suppress(ConnectionError):
+            read_all(client)
+    until(lambda: "another is started" in proxy.complaints())
+    assert mark.exists()
+    proxy.wait_for_start(workers=2)  # the one that died, and the other
+    watch.look_behind(scene, proxy)
     assert "Traceback" not in proxy.complaints()
 
 

@@ -19,7 +19,7 @@ SUBJECT: Final = ["client", "client_address", "method", "scheme", "host", "port"
 JUDGEMENT: Final = ["verdict", "reason", "rule", "refused", "would", "status"]
 POLICY: Final = ["policy", "digest"]
 DOCUMENTED: Final = {
-    "start": ["schema", "time", "event", "listening", *POLICY],
+    "start": ["schema", "time", "event", "pid", "listening", *POLICY],
     "decision": [
         *("schema", "time", "event", "id", *SUBJECT, "addresses", *JUDGEMENT, *POLICY),
         *("dns_ms", "truncated"),
@@ -28,7 +28,7 @@ DOCUMENTED: Final = {
         *("schema", "time", "event", "id", *SUBJECT, "address", *JUDGEMENT, *POLICY),
         *("outcome", "bytes_up", "bytes_down", "dns_ms", "connect_ms", "duration_ms"),
     ],
-    "stop": ["schema", "time", "event", "connections", *POLICY],
+    "stop": ["schema", "time", "event", "pid", "connections", *POLICY],
 }
 """The fields that readers of this schema number rely on. A new one may join; one that is missing here is a break."""
 
@@ -69,6 +69,12 @@ def test_r7_no_field_is_for_a_header_a_path_a_query_a_body_or_a_credential() -> 
     secrets = ("path", "query", "url", "target", "header", "field", "cookie", "auth", "body", "user", "token", "raw")
     names = [each.name for each in dataclasses.fields(Record)]
     assert [name for name in names if any(secret in name for secret in secrets)] == []
+
+
+def test_each_worker_notes_its_own_beginning_and_end_and_no_request_says_which_served_it() -> None:
+    """Several write into one log: a `stop` belongs to the `start` with the same process."""
+    assert [event for event in EVENTS if "pid" in FIELDS_OF[event]] == ["start", "stop"]
+    assert Record(time="now", event="start", pid=77).as_dict()["pid"] == 77
 
 
 def test_what_is_not_known_is_null_and_not_left_out() -> None:

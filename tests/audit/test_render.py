@@ -57,6 +57,7 @@ def worst(event: str, rule: str = "r" * 64) -> Record:
     return record(
         event,
         id="f" * 16,
+        pid=4_194_304,
         client="c" * 64,
         client_address=address,
         method="UPDATEREDIRECTREF",

@@ -53,11 +53,18 @@ RECORDS: Final = st.builds(
     duration_ms=_maybe_ms,
     listening=st.lists(_text, max_size=3).map(tuple),
     connections=_count,
+    pid=_count,
     truncated=st.booleans(),
 )
 
 LEAST: Final = Record(
-    time="2026-08-01T12:00:00.000Z", event="decision", id="0" * 16, verdict="deny", policy="gateway", digest="0" * 16
+    time="2026-08-01T12:00:00.000Z",
+    event="decision",
+    id="0" * 16,
+    verdict="deny",
+    policy="gateway",
+    digest="0" * 16,
+    pid=1,
 )
 
 

@@ -8,59 +8,93 @@ import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO
 
 from tests import namespace
-from tests.bench import report
-from tests.bench.contenders import CONTENDERS, CannotRun
-from tests.bench.works import WORKS, Load, measure, measure_memory
+from tests.bench import names, report
+from tests.bench.contenders import CannotRun
+from tests.bench.peers import OURS, PEERS, SMOKESCREEN
+from tests.bench.works import WORKS, Load, measure, measure_bodies, measure_idle, warm_up
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType
 
+    from tests.bench.contenders import Contender, Group
     from tests.bench.works import Result
 
-SOURCE: Final = Path(__file__).with_name("load.c")
+SOURCES: Final = [str(Path(__file__).with_name(name)) for name in ("load.c", "origin.c")]
 TIME_WAIT_BUCKETS: Final = 512  # else loopback runs out of ports, and the bench measures the kernel looking for one
 MOST_SECONDS, MOST_ROUNDS = 60.0, 20
 
 
 def main() -> int:
-    """Run the bench: 0, or 1 if it cannot run or anything went wrong but time."""
+    """Run the bench: 0, or 1 if it cannot run or anything of ours went wrong but time."""
     arguments = _arguments()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
     try:
-        _enter_own_network()
-        with tempfile.TemporaryDirectory(prefix="proxyd-bench-") as directory:
-            load = Load(_build(Path(directory)))
-            return _bench(load, Path(directory), arguments.seconds, arguments.rounds)
+        contenders = _contenders(arguments.only, arguments.smokescreen)
+        about = {
+            **report.machine(),
+            **{each.name: each.version() for each in contenders},
+            "seconds": arguments.seconds,
+            "rounds": arguments.rounds,
+        }
+        with tempfile.TemporaryDirectory(prefix="proxyd-bench-") as text:
+            directory = Path(text)
+            directory.chmod(0o755)
+            _enter_own_network(directory)
+            load = Load(_build(directory))
+            with load.origin(), names.served():
+                rounds, wrong = _rounds(load, contenders, directory, arguments)
     except CannotRun as why:
         _say(f"bench: {why}", sys.stderr)
         return 1
+    _report(rounds, contenders, about, markdown=arguments.markdown)
+    for each in wrong:
+        _say(f"WRONG {each}")
+    return 1 if wrong else 0
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="What the proxy costs.")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each work (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="all works, through each contender (%(default)s)")
+    parser.add_argument("--only", metavar="NAME,…", type=lambda text: text.split(","), help="these contenders")
+    parser.add_argument("--smokescreen", metavar="FILE", help="its program, which no package has")
+    parser.add_argument("--markdown", action="store_true", help="print what the README shows")
     arguments = parser.parse_args()
     if not (0 < arguments.seconds <= MOST_SECONDS and 0 < arguments.rounds <= MOST_ROUNDS):
         parser.error(f"at most {MOST_SECONDS:.0f} seconds and {MOST_ROUNDS} rounds")
     return arguments
 
 
-def _enter_own_network() -> None:
+def _contenders(only: list[str] | None, smokescreen: str | None) -> list[Contender]:
+    """Who is measured: ours, and the peers that are installed, or those that are named."""
+    known = [*OURS, *PEERS]
+    if smokescreen is not None:
+        known = [replace(each, program=smokescreen) if each is SMOKESCREEN else each for each in known]
+    if only is None:
+        return [each for each in known if each in OURS or each.found()]
+    if unknown := set(only) - {each.name for each in known}:
+        raise CannotRun(f"no contender is called {', '.join(unknown)}; there are {', '.join(e.name for e in known)}")
+    return [each for each in known if each.name in only]
+
+
+def _enter_own_network(directory: Path) -> None:
     """Traffic to public addresses must not leave this machine: no namespace, no bench."""
     why = ""
     try:
         namespace.enter()
+        names.show_own_files(directory)
     except (OSError, subprocess.CalledProcessError) as error:
         why = f" ({error})"
     if why or not namespace.isolated:
-        raise CannotRun(f"no network namespace can be had here{why}; run as root, or allow user namespaces")
+        raise CannotRun(f"no namespaces of our own can be had here{why}; run as root, or allow user namespaces")
     try:
         Path("/proc/sys/net/ipv4/tcp_max_tw_buckets").write_text(str(TIME_WAIT_BUCKETS))
     except OSError as error:
@@ -73,48 +107,63 @@ def _build(directory: Path) -> Path:
         raise CannotRun("cc is missing: install a C compiler (Debian: gcc and libc6-dev)")
     program = directory / "load"
     built = subprocess.run(  # noqa: S603 - our own source
-        [compiler, "-O2", "-o", str(program), str(SOURCE)], check=False, capture_output=True, text=True
+        [compiler, "-O2", "-o", str(program), *SOURCES], check=False, capture_output=True, text=True
     )
     if built.returncode != 0:
-        raise CannotRun(f"cc cannot build load.c:\n{built.stderr}")
+        raise CannotRun(f"cc cannot build load.c and origin.c:\n{built.stderr}")
     return program
 
 
-def _bench(load: Load, directory: Path, seconds: float, rounds: int) -> int:
-    about = {**report.machine(), "seconds": seconds, "rounds": rounds}
-    results: list[list[Result]] = []
+def _rounds(
+    load: Load, contenders: list[Contender], directory: Path, arguments: argparse.Namespace
+) -> tuple[list[list[Result]], list[str]]:
+    """All rounds: the results of each, and what was wrong of ours."""
+    rounds: list[list[Result]] = []
     wrong: list[str] = []
-    with load.origin():
-        for number in range(1, rounds + 1):
-            _say(f"round {number} of {rounds}", sys.stderr)
-            own = directory / str(number)
-            own.mkdir()
-            found, complaints = _round(load, own, seconds)
-            results.append(found)
-            wrong += [f"round {number}: {each}" for each in (*report.first_errors(found), *complaints)]
-            shutil.rmtree(own)
-    _say(report.table([each for found in results for each in found], CONTENDERS))
-    _say(", ".join(f"{key} {value}" for key, value in about.items()))
-    _say(f"raw: {report.write_raw(results, about)}")
-    for each in wrong:
-        _say(f"WRONG {each}")
-    return 1 if wrong else 0
+    for number in range(1, arguments.rounds + 1):
+        _say(f"round {number} of {arguments.rounds}", sys.stderr)
+        own = directory / str(number)
+        own.mkdir()
+        results, complaints = _round(load, contenders, own, arguments.seconds)
+        rounds.append(results)
+        wrong += [f"round {number}: {each}" for each in (*report.errors(results, OURS), *complaints)]
+        shutil.rmtree(own)
+    return rounds, wrong
 
 
-def _round(load: Load, directory: Path, seconds: float) -> tuple[list[Result], list[str]]:
-    """Every work through every contender, freshly started, in turns: the results, and what was wrong besides."""
-    results = []
+def _round(load: Load, contenders: list[Contender], directory: Path, seconds: float) -> tuple[list[Result], list[str]]:
+    """Every work through every contender in turns; then the memory of each, alone and freshly started, in turns."""
+    started: list[tuple[Contender, Group]] = []
+
+    @contextmanager
+    def running(contender: Contender, purpose: str) -> Iterator[Group]:
+        with contender.start(load.leash, directory / f"{contender.name}-{purpose}") as group:
+            started.append((contender, group))
+            yield group
+
+    proxies = [each for each in contenders if each.program]
     with ExitStack() as stack:
-        groups = {
-            each.name: stack.enter_context(each.start(load, directory)) for each in CONTENDERS if each.start is not None
-        }
-        for contender in CONTENDERS:
-            if contender.name in groups:
-                results += measure_memory(load, contender, groups[contender.name])
-        for work in WORKS:
-            results += [measure(load, each, groups.get(each.name), work, seconds) for each in CONTENDERS]
-    complaints = [f"{name}: {each}" for name, group in groups.items() for each in group.complaints()]
-    return results, complaints
+        groups = {each.name: stack.enter_context(running(each, "works")) for each in proxies}
+        for each in proxies:
+            warm_up(load, each, groups[each.name])
+        results = [measure(load, each, groups.get(each.name), work, seconds) for work in WORKS for each in contenders]
+    for purpose, measure_memory in (("idle", measure_idle), ("bodies", measure_bodies)):
+        for each in proxies:
+            with running(each, purpose) as group:
+                results += measure_memory(load, each, group, seconds)
+    return results, [f"{each.name}: {complaint}" for each, group in started for complaint in group.complaints()]
+
+
+def _report(
+    rounds: list[list[Result]], contenders: list[Contender], about: dict[str, object], *, markdown: bool
+) -> None:
+    results = [each for found in rounds for each in found]
+    found = report.Report(results, contenders)
+    _say(found.markdown() if markdown else found.tables())
+    _say("\n" + "; ".join(f"{key}: {value}" for key, value in about.items() if value))
+    _say(f"raw: {report.write_raw(rounds, about)}")
+    for each in report.errors(results, (each for each in contenders if each not in OURS)):
+        _say(f"! {each}")
 
 
 def _say(line: str, where: TextIO | None = None) -> None:

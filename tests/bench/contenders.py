@@ -1,4 +1,7 @@
-"""Who is measured: a name, a way to start it, and where it is asked. Nothing here knows what it is asked for."""
+"""What a contender is: a name, a command, and where it is asked; and its processes while it runs.
+
+Nothing here knows what it is asked for; who contends, and how each is set up, is `peers`'.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,18 +18,15 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
-
-    from tests.bench.works import Load
 
 ROOT: Final = Path(__file__).parents[2]
-STRAIGHT: Final = "-"  # load.c's word for no proxy
 START_SECONDS: Final = 20.0
 STOP_SECONDS: Final = 15.0  # a drain is 10
-SETTLE_SECONDS: Final = 5.0  # at most
+REST_SECONDS, SETTLE_SECONDS = 0.2, 5.0  # at least, and at most
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_AS_NOBODY: Final = ("unshare", "--user", "--map-user=1", "--map-group=1")
 
 
 class CannotRun(Exception):  # noqa: N818 - said to the user, not handled
@@ -38,49 +37,117 @@ class CannotRun(Exception):  # noqa: N818 - said to the user, not handled
 class Contender:
     """Something that can stand between the two ends.
 
-    start: given the load program and an empty directory, runs it, and ends it when left; None if nothing is to run.
-    address: where it listens.
+    program: what is run, by name or path; "" for nothing at all.
+    prepare: given the program's path and an empty directory, writes what it needs there: its command.
+    asked_for_version: arguments by which it says what it is.
+    refuses_root: it is run as an ordinary account of a user namespace.
+    audit: its log of decisions and closings, below the directory.
     """
 
     name: str
-    start: Callable[[Load, Path], AbstractContextManager[Group]] | None
     address: str
+    program: str = ""
+    prepare: Callable[[str, Path], list[str]] = lambda program, _: [program]
+    asked_for_version: tuple[str, ...] = ("--version",)
+    refuses_root: bool = False
+    audit: str = ""
+
+    def found(self) -> str | None:
+        """Where its program is, if it is installed."""
+        return shutil.which(self.program, path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin")))
+
+    def version(self) -> str:
+        """What it says it is."""
+        if not self.program:
+            return ""
+        said = subprocess.run(  # noqa: S603 - installed by whoever runs the bench
+            [self._path(), *self.asked_for_version], check=False, capture_output=True, text=True, cwd=ROOT
+        )
+        return (said.stdout or said.stderr).partition("\n")[0].strip()
+
+    @contextmanager
+    def start(self, leash: tuple[str, ...], directory: Path) -> Iterator[Group]:
+        """Run it in `directory`, which is made, and end it when left. leash: what goes before a command."""
+        directory.mkdir()
+        said = directory / "said"
+        command = [*leash, *self.prepare(self._path(), directory)]
+        with said.open("wb") as output:
+            process = subprocess.Popen(  # noqa: S603 - installed by whoever runs the bench
+                [*_AS_NOBODY, *command] if self.refuses_root else command,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+            )
+        group = Group(process, said, directory / self.audit if self.audit else None)
+        try:
+            group.wait_until_listening(self.address)
+            yield group
+            group.stop()
+        finally:
+            group.kill()
+
+    def _path(self) -> str:
+        found = self.found()
+        if found is None:
+            raise CannotRun(f"{self.name}: {self.program} is not installed")
+        return found
 
 
 class Group:
     """A contender's processes: those of one process group, of which the first is the leader."""
 
-    def __init__(self, leader: subprocess.Popen[bytes], errors: Path, audit: Path | None = None) -> None:
-        """errors: what it says on stderr. audit: its log, where it keeps one."""
+    def __init__(self, leader: subprocess.Popen[bytes], said: Path, audit: Path | None) -> None:
+        """said: its output. audit: its log, where we know how to read it."""
         self._leader = leader
-        self._errors = errors
+        self._said = said
         self._audit = audit
 
     def cpu_seconds(self) -> float:
         """Processor time so far, of children that ended too."""
-        return sum(sum(map(int, fields[11:15])) for fields in self._fields()) / _TICKS
+        return sum(sum(map(int, fields[11:15])) for fields in self._processes().values()) / _TICKS
 
     def settle(self) -> None:
-        """Return when it rests, so that one work's aftermath is not charged to the next."""
-        before, end = -1.0, time.monotonic() + SETTLE_SECONDS
-        while (now := self.cpu_seconds()) > before and time.monotonic() < end:
-            before = now
+        """Return when it has rested for a while, so that one work's aftermath is not charged to the next."""
+        now = time.monotonic()
+        spent, rests_since, end = self.cpu_seconds(), now, now + SETTLE_SECONDS
+        while now < min(rests_since + REST_SECONDS, end):
             time.sleep(0.05)
+            before, spent, now = spent, self.cpu_seconds(), time.monotonic()
+            if spent > before:
+                rests_since = now
 
     def resident_octets(self) -> int:
         """Memory that is resident now; pages that its processes share count for each."""
-        return sum(int(fields[21]) * _PAGE for fields in self._fields())
+        return sum(int(fields[21]) * _PAGE for fields in self._processes().values())
+
+    def forget_peak(self) -> None:
+        """Let `peak_octets` start from what is resident now."""
+        for process in self._processes():
+            with suppress(ProcessLookupError):
+                (process / "clear_refs").write_text("5")  # proc(5): reset the peak resident set size
+
+    def peak_octets(self) -> int:
+        """The most memory that was resident since `forget_peak`, each process at its own peak."""
+        return sum(
+            int(line.split()[1]) * 1024
+            for process in self._processes()
+            for line in _text(process / "status").splitlines()
+            if line.startswith("VmHWM:")
+        )
 
     def complaints(self) -> list[str]:
-        """What is wrong with what it said and wrote, once it ended. The first line of stderr is a greeting."""
-        wrong = self._errors.read_text(errors="replace").splitlines()[1:]
+        """What is wrong with what it said and wrote, once it ended, where we can judge it."""
+        if self._audit is None:
+            return []
+        greeting, *wrong = self._said.read_text(errors="replace").splitlines()
         if self._leader.returncode != 0:
-            wrong.append(f"exit status {self._leader.returncode}")
-        if self._audit is not None:
-            log = self._audit.read_bytes()
-            decided, closed = (log.count(b'"event":"%s"' % event) for event in (b"decision", b"close"))
-            if decided != closed or not decided:
-                wrong.append(f"audit: {decided} decisions and {closed} closing records")
+            wrong.append(f"exit status {self._leader.returncode}, after: {greeting}")
+        log = self._audit.read_bytes()
+        decided, closed = (log.count(b'"event":"%s"' % event) for event in (b"decision", b"close"))
+        if decided != closed or not decided:
+            wrong.append(f"audit: {decided} decisions and {closed} closing records")
         return wrong
 
     def stop(self) -> None:
@@ -110,54 +177,16 @@ class Group:
                 time.sleep(0.02)
             else:
                 return
-        raise CannotRun(f"nobody listens at {address}: {self._errors.read_text(errors='replace')}")
+        raise CannotRun(f"nobody listens at {address}: {self._said.read_text(errors='replace')}")
 
-    def _fields(self) -> list[list[str]]:
+    def _processes(self) -> dict[Path, list[str]]:
         """proc(5)'s fields of each process, from the third on: the second may hold spaces."""
-        fields = [_stat(each) for each in Path("/proc").iterdir() if each.name.isdigit()]
-        return [each for each in fields if each[2:3] == [str(self._leader.pid)]]
+        fields = {each: _text(each / "stat").rpartition(")")[2].split() for each in Path("/proc").glob("[0-9]*")}
+        return {each: found for each, found in fields.items() if found[2:3] == [str(self._leader.pid)]}
 
 
-def _stat(process: Path) -> list[str]:
+def _text(path: Path) -> str:
     try:
-        return (process / "stat").read_text().rpartition(")")[2].split()
+        return path.read_text()
     except OSError:
-        return []  # it ended meanwhile
-
-
-@contextmanager
-def _proxyd(load: Load, directory: Path) -> Iterator[Group]:
-    """The real daemon, with the policy to start with."""
-    audit, errors = directory / "audit.jsonl", directory / "stderr"
-    shutil.copy(ROOT / "policies" / "denylist.toml", directory)
-    policy = directory / "policy.toml"
-    policy.write_text(_policy((ROOT / "policies" / "default.toml").read_text(), audit))
-    with errors.open("wb") as stderr:
-        process = subprocess.Popen(  # noqa: S603 - our own program
-            [str(load.program), "leash", sys.executable, "-m", "proxyd", "--policy", str(policy)],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=stderr,
-            process_group=0,
-        )
-    group = Group(process, errors, audit)
-    try:
-        group.wait_until_listening(PROXYD.address)
-        yield group
-        group.stop()
-    finally:
-        group.kill()
-
-
-def _policy(text: str, audit: Path) -> str:
-    """default.toml, its audit in a file, and a resolver that nobody asks: a start needs one, the bench has no names."""
-    stdout = '\nto = "stdout"\n'
-    if text.count(stdout) != 1 or f'\nhttp = ["{PROXYD.address}"]' not in text:
-        raise CannotRun("policies/default.toml is not what the bench takes it for: adapt tests/bench/contenders.py")
-    return text.replace(stdout, f'\nto = "{audit}"\n') + '\n[dns]\nservers = ["127.0.0.1"]\n'
-
-
-PROXYD: Final = Contender("proxyd", _proxyd, "127.0.0.1:3128")
-NO_PROXY: Final = Contender("no proxy", None, STRAIGHT)
-CONTENDERS: Final = (PROXYD, NO_PROXY)
+        return ""  # the process ended meanwhile

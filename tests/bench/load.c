@@ -1,201 +1,51 @@
-/* Both ends of the bench: the clients that make load, and the origin that they reach. Neither knows what is between.
+/* The clients of the bench, which make load, and the program of both its ends. Neither knows what is between.
 
        load origin ADDRESS PORT                         serve at PORT (HTTP), +1 (echo), +2 (sink), +3 (source)
-       load WORK PROXY ADDRESS PORT COUNT SIZE SECONDS  one work on COUNT links; one JSON object on stdout
+       load WORK PROXY HOST PORT COUNT SIZE SECONDS     one work on COUNT links; one JSON object on stdout
        load leash COMMAND...                            become COMMAND, which dies with whoever started this
 
-   PROXY is address:port, or "-" for straight to the origin, where a connection stands for a tunnel. The works:
+   PROXY is address:port, or "-" for straight to the origin, where a connection stands for a tunnel. HOST is what a
+   proxy is asked for; without one it must be an address. The works:
 
        tunnels   CONNECT, 200, close, COUNT at a time      gets   plain GET of SIZE octets on COUNT connections
        echoes    SIZE octets there and back, on COUNT      fresh  the same, each with a connection of its own
-       up, down  bulk through COUNT tunnels                idle   COUNT silent tunnels until stdin ends
+       up, down  bulk through COUNT tunnels                fetch  one such GET on each connection, and no more
+       idle      COUNT silent tunnels until stdin ends     store  a POST of SIZE octets instead
 
    Every octet that comes back is compared, and what is wrong is counted, never retried in silence. An operation
    counts if it ended in time; one that began and did not end within GRACE more seconds is an error ("stalled"). */
 
-#define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
-#include <netinet/tcp.h>
-#include <signal.h>
+#include "both.h"
 #include <stdarg.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <strings.h>
-#include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
 
 enum {
-    PERIOD = 65521,       /* of the pattern that all bodies are made of: a prime, so that no lost block goes unseen */
-    PIECE = 64 * 1024,    /* octets read or written at once in bulk */
-    BODY = 1024,          /* what the origin answers to a GET */
-    ANSWER = 8192,        /* the longest answer, its head included */
     AT_ONCE = 32,         /* links that are being opened while the clock does not run yet */
-    MOST_LINKS = 4096,
+    MOST_LINKS = 8192,
     MOST_ERRORS = 1000,   /* then the work ends early */
     MOST_SAMPLES = 1 << 20,
-    PATIENCE = 20,        /* seconds for opening all links */
+    PATIENCE = 20,        /* seconds for the next link to open */
     GRACE = 5,            /* seconds for what is under way when the time is up */
     IDLE_SECONDS = 120,   /* at most */
 };
 
-static unsigned char pattern[PERIOD + PIECE];
-static int poller;
+unsigned char pattern[PERIOD + PIECE];
+int poller;
 
-static void die(const char *what) {
-    perror(what);
-    exit(2);
-}
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
-static struct sockaddr_in address(const char *host, int port) {
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    if (inet_pton(AF_INET, host, &a.sin_addr) != 1) {
-        fprintf(stderr, "load: %s is no IPv4 address\n", host);
-        exit(2);
-    }
-    return a;
-}
-
-static void without_delay(int fd) {
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-}
-
-static void watch(int operation, int fd, uint32_t events, void *who) {
-    struct epoll_event e = {.events = events, .data.ptr = who};
-    if (epoll_ctl(poller, operation, fd, &e) != 0) die("epoll_ctl");
-}
-
-static int would_block(ssize_t count) { return count < 0 && (errno == EAGAIN || errno == EINTR); }
-
-/* Whether `count` octets are those of the pattern behind `*position` others; moves on. */
-static int as_expected(const void *octets, size_t count, uint64_t *position) {
-    int same = memcmp(octets, pattern + *position % PERIOD, count) == 0;
-    *position += count;
-    return same;
-}
-
-/* ------------------------------------------------------------------------------------------------ the origin */
-
-enum port { HTTP, ECHO, SINK, SOURCE, PORTS };
-
-struct guest {
-    int fd, is_listener;
-    enum port port;
-    uint64_t position; /* octets sunk or sourced */
-    size_t heard;
-    char head[ANSWER];
-};
-
-static void say_goodbye(struct guest *g) {
-    close(g->fd);
-    free(g);
-}
-
-/* Answer each complete GET in the buffer: 0 when the connection is to end. */
-static int answer_gets(struct guest *g) {
-    static char answer[256 + BODY];
-    char *end;
-    while ((end = memmem(g->head, g->heard, "\r\n\r\n", 4)) != NULL) {
-        *end = '\0';
-        int last = strcasestr(g->head, "\r\nconnection: close") != NULL;
-        if (strncmp(g->head, "GET /", 5) != 0) return 0;
-        int length = sprintf(answer, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n%s\r\n", BODY,
-                             last ? "Connection: close\r\n" : "");
-        memcpy(answer + length, pattern, BODY);
-        if (send(g->fd, answer, (size_t)length + BODY, 0) != length + BODY || last) return 0;
-        g->heard -= (size_t)(end + 4 - g->head);
-        memmove(g->head, end + 4, g->heard);
-    }
-    return g->heard < sizeof g->head - 1;
-}
-
-/* One step with a guest: 0 when the connection is to end. */
-static int serve(struct guest *g) {
-    static char piece[PIECE];
-    ssize_t count;
-    switch (g->port) {
-    case HTTP:
-        count = recv(g->fd, g->head + g->heard, sizeof g->head - 1 - g->heard, 0);
-        if (count <= 0) return would_block(count);
-        g->heard += (size_t)count;
-        return answer_gets(g);
-    case ECHO:
-        count = recv(g->fd, piece, sizeof piece, 0);
-        if (count <= 0) return would_block(count);
-        return send(g->fd, piece, (size_t)count, 0) == count;
-    case SINK:
-        count = recv(g->fd, piece, sizeof piece, 0);
-        if (count < 0) return would_block(count);
-        if (count > 0) return as_expected(piece, (size_t)count, &g->position);
-        dprintf(g->fd, "%llu\n", (unsigned long long)g->position);
-        return 0;
-    default:
-        count = send(g->fd, pattern + g->position % PERIOD, PIECE, 0);
-        if (count > 0) g->position += (uint64_t)count;
-        return count > 0 || would_block(count);
-    }
-}
-
-static void welcome(const struct guest *listener) {
-    int fd;
-    while ((fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
-        struct guest *g = calloc(1, sizeof *g);
-        if (g == NULL) die("calloc");
-        g->fd = fd;
-        g->port = listener->port;
-        without_delay(fd);
-        watch(EPOLL_CTL_ADD, fd, g->port == SOURCE ? EPOLLOUT : EPOLLIN, g);
-    }
-}
-
-static void be_origin(const char *host, int port) {
-    static struct guest listeners[PORTS];
-    for (int i = 0; i < PORTS; i++) {
-        struct sockaddr_in here = address(host, port + i);
-        int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int));
-        if (bind(fd, (struct sockaddr *)&here, sizeof here) != 0 || listen(fd, 4096) != 0) die("listen");
-        listeners[i] = (struct guest){.fd = fd, .is_listener = 1, .port = (enum port)i};
-        watch(EPOLL_CTL_ADD, fd, EPOLLIN, &listeners[i]);
-    }
-    puts("ready");
-    fflush(stdout);
-    for (;;) {
-        struct epoll_event events[256];
-        int count = epoll_wait(poller, events, 256, -1);
-        for (int i = 0; i < count; i++) {
-            struct guest *g = events[i].data.ptr;
-            if (g->is_listener) welcome(g);
-            else if (!serve(g)) say_goodbye(g);
-        }
-    }
-}
-
-/* ------------------------------------------------------------------------------------------------- the clients */
-
-enum work { TUNNELS, GETS, FRESH, ECHOES, UP, DOWN, IDLE, WORKS };
-static const char *const names[WORKS] = {"tunnels", "gets", "fresh", "echoes", "up", "down", "idle"};
+enum work { TUNNELS, GETS, FRESH, FETCH, STORE, ECHOES, UP, DOWN, IDLE, WORKS };
+static const char *const names[WORKS] = {"tunnels", "gets", "fresh", "fetch", "store", "echoes", "up", "down", "idle"};
 
 struct link {
     int fd;                                                /* -1: retired */
-    enum { CONNECTING, ASKING, OPEN, CONFIRMING } state;
+    enum { CONNECTING, ASKING, OPEN, READING } state;
     uint32_t awaited;                                      /* epoll events */
     double began;                                          /* the operation in hand */
-    uint64_t position;                                     /* octets of bulk, sent or received */
+    uint64_t position;                                     /* octets of a body or of bulk, sent or received */
+    uint64_t rest;                                         /* octets of it that are still to be */
+    int is_last;                                           /* whether the connection ends with the answer in hand */
     size_t heard;                                          /* octets of the answer in hand */
-    char answer[ANSWER + 1];
+    char answer[HEAD + 1];
 };
 
 static enum work work;
@@ -207,8 +57,8 @@ static size_t request_length;
 
 static struct link links[MOST_LINKS];
 static enum { OPENING, RUNNING, ENDING } phase;
-static int opened, opening, live;
-static double start, deadline, finished;
+static int opened, opening, live, standing;
+static double patience, start, deadline, finished;
 static unsigned long long done, octets;
 static unsigned errors;
 static char first_error[160];
@@ -216,6 +66,8 @@ static uint32_t samples[MOST_SAMPLES]; /* nanoseconds an operation took; the fir
 static unsigned sampled;
 
 static int opens_anew(void) { return work == TUNNELS || work == FRESH; }
+static int asks_once(void) { return work == FETCH || work == STORE; }
+static int asks_plainly(void) { return work == GETS || work == FRESH || asks_once(); }
 
 static void await(struct link *l, uint32_t events) {
     if (l->awaited != events) watch(EPOLL_CTL_MOD, l->fd, events, l);
@@ -236,6 +88,7 @@ static void open_link(struct link *l) {
     without_delay(l->fd);
     l->state = CONNECTING;
     l->awaited = EPOLLOUT;
+    l->is_last = 0;
     l->heard = 0;
     l->position = 0;
     l->began = now();
@@ -254,7 +107,8 @@ static void fail(struct link *l, const char *why, ...) {
         for (char *c = first_error; *c; c++)
             if (*c < ' ' || *c > '~' || *c == '"' || *c == '\\') *c = '?';
     }
-    if (phase == OPENING && l->state != OPEN) opening--;
+    if (phase == OPENING && l->state == OPEN) standing--;
+    else if (phase == OPENING) opening--;
     retire(l);
     if (phase == RUNNING && opens_anew() && errors < MOST_ERRORS) open_link(l);
 }
@@ -274,21 +128,28 @@ static void complete(struct link *l) {
         done++;
         if (sampled < MOST_SAMPLES) samples[sampled++] = (uint32_t)((end - l->began) * 1e9);
     }
-    if (phase == ENDING || opens_anew()) retire(l);
-    if (phase == ENDING) return;
-    if (opens_anew()) open_link(l);
+    int anew = opens_anew() || l->is_last;
+    if (phase == ENDING || anew || asks_once()) retire(l);
+    if (phase == ENDING || asks_once()) return;
+    l->began = end;
+    if (anew) open_link(l);
     else begin(l);
 }
 
 /* Begin an operation on a link that stands. */
 static void begin(struct link *l) {
-    if (!opens_anew()) l->began = now();
     switch (work) {
     case TUNNELS: complete(l); break;
     case GETS:
-    case FRESH: say(l, request, request_length); break;
+    case FRESH:
+    case FETCH: say(l, request, request_length); break;
+    case STORE:
+        say(l, request, request_length);
+        if (l->fd >= 0) await(l, EPOLLOUT);
+        l->rest = (uint64_t)size;
+        break;
     case ECHOES: say(l, pattern + done % PERIOD, (size_t)size); l->position = done % PERIOD; break;
-    case UP: await(l, EPOLLOUT); break;
+    case UP: await(l, EPOLLIN | EPOLLOUT); l->rest = UINT64_MAX; break;
     default: await(l, EPOLLIN);
     }
 }
@@ -297,15 +158,21 @@ static void stands(struct link *l) {
     l->state = OPEN;
     l->heard = 0;
     if (phase == OPENING) {
+        patience = now() + PATIENCE;
+        standing++;
         opening--;
         await(l, 0);
     } else begin(l);
 }
 
+static int is_good(const char *answer) {
+    return strncmp(answer, "HTTP/1.1 200 ", 13) == 0 || strncmp(answer, "HTTP/1.0 200 ", 13) == 0;
+}
+
 /* What a CONNECT was answered. Only a source may have said more by now. */
 static void hear_connect(struct link *l) {
     char *end = strstr(l->answer, "\r\n\r\n");
-    if (strncmp(l->answer, "HTTP/1.1 200 ", 13) != 0 && l->heard >= 13) {
+    if (l->heard >= 13 && !is_good(l->answer)) {
         fail(l, "CONNECT was answered %.*s", (int)strcspn(l->answer, "\r\n"), l->answer);
     } else if (end != NULL) {
         size_t more = l->heard - (size_t)(end + 4 - l->answer);
@@ -315,17 +182,33 @@ static void hear_connect(struct link *l) {
     }
 }
 
-static void hear_get(struct link *l) {
+static void hear_body(struct link *l, const void *more, size_t count) {
+    if (count > l->rest) fail(l, "octets that nobody sent");
+    else if (!as_expected(more, count, &l->position)) fail(l, "wrong octets");
+    else if ((l->rest -= count) == 0) {
+        octets += l->position;
+        l->state = OPEN;
+        complete(l);
+    }
+}
+
+static void hear_answer(struct link *l) {
     char *end = strstr(l->answer, "\r\n\r\n");
     if (end == NULL) return;
     char *length = strcasestr(l->answer, "\r\ncontent-length:");
-    size_t wanted = (size_t)(end + 4 - l->answer) + (size_t)size;
-    if (strncmp(l->answer, "HTTP/1.1 200 ", 13) != 0)
-        fail(l, "GET was answered %.*s", (int)strcspn(l->answer, "\r\n"), l->answer);
-    else if (length == NULL || length > end || atoi(length + 17) != size) fail(l, "GET was answered in another length");
-    else if (l->heard > wanted) fail(l, "octets that nobody sent");
-    else if (l->heard == wanted && memcmp(end + 4, pattern, (size_t)size) != 0) fail(l, "wrong octets");
-    else if (l->heard == wanted) complete(l);
+    uint64_t wanted = work == STORE ? 0 : (uint64_t)size;
+    if (!is_good(l->answer))
+        fail(l, "a request was answered %.*s", (int)strcspn(l->answer, "\r\n"), l->answer);
+    else if (length == NULL || length > end || strtoull(length + 17, NULL, 10) != wanted)
+        fail(l, "a request was answered in another length");
+    else {
+        l->state = READING;
+        if (work != STORE) l->position = 0;
+        l->rest = wanted;
+        char *close = strcasestr(l->answer, "\r\nconnection: close");
+        l->is_last = l->answer[7] == '0' || (close != NULL && close < end);
+        hear_body(l, end + 4, l->heard - (size_t)(end + 4 - l->answer));
+    }
 }
 
 static void hear_echo(struct link *l) {
@@ -335,20 +218,8 @@ static void hear_echo(struct link *l) {
     else if (l->heard == (size_t)size) complete(l);
 }
 
-/* What the sink says it got, once our side ended. */
-static void hear_confirmation(struct link *l) {
-    if (strchr(l->answer, '\n') == NULL) return;
-    if (strtoull(l->answer, NULL, 10) != l->position) {
-        fail(l, "the sink got another number of octets");
-        return;
-    }
-    octets += l->position;
-    finished = now();
-    retire(l);
-}
-
 static void hear(struct link *l) {
-    ssize_t count = recv(l->fd, l->answer + l->heard, ANSWER - l->heard, 0);
+    ssize_t count = recv(l->fd, l->answer + l->heard, HEAD - l->heard, 0);
     if (would_block(count)) return;
     if (count <= 0) {
         fail(l, count == 0 ? "a connection ended early" : "a connection broke: %s", strerror(errno));
@@ -357,23 +228,33 @@ static void hear(struct link *l) {
     l->heard += (size_t)count;
     l->answer[l->heard] = '\0';
     if (l->state == ASKING) hear_connect(l);
-    else if (l->state == CONFIRMING) hear_confirmation(l);
-    else if (work == GETS || work == FRESH) hear_get(l);
+    else if (asks_plainly()) hear_answer(l);
     else if (work == ECHOES) hear_echo(l);
     else fail(l, "octets that nobody sent");
 }
 
 static void pour(struct link *l) {
-    ssize_t count = send(l->fd, pattern + l->position % PERIOD, PIECE, 0);
-    if (count > 0) l->position += (uint64_t)count;
-    else if (!would_block(count)) fail(l, "a tunnel broke: %s", strerror(errno));
+    ssize_t count = send(l->fd, pattern + l->position % PERIOD, l->rest < PIECE ? l->rest : PIECE, 0);
+    if (count > 0) {
+        l->position += (uint64_t)count;
+        l->rest -= (uint64_t)count;
+        if (l->rest == 0) await(l, EPOLLIN);
+    } else if (!would_block(count)) fail(l, "a connection broke: %s", strerror(errno));
+}
+
+/* The sink says when it got another so many octets, so that what is only on its way does not count. */
+static void hear_receipts(struct link *l) {
+    ssize_t count = recv(l->fd, l->answer, HEAD, 0);
+    if (count > 0) octets += (unsigned long long)count * RECEIPT;
+    else if (!would_block(count)) fail(l, "a tunnel ended early");
 }
 
 static void drink(struct link *l) {
     static char piece[PIECE];
     ssize_t count = recv(l->fd, piece, sizeof piece, 0);
     if (would_block(count)) return;
-    if (count <= 0) fail(l, "a tunnel ended early");
+    if (count <= 0) fail(l, "a connection ended early");
+    else if (l->state == READING) hear_body(l, piece, (size_t)count);
     else if (!as_expected(piece, (size_t)count, &l->position)) fail(l, "wrong octets");
     else octets += (unsigned long long)count;
 }
@@ -382,7 +263,7 @@ static void connected(struct link *l) {
     int error = 0;
     getsockopt(l->fd, SOL_SOCKET, SO_ERROR, &error, &(socklen_t){sizeof error});
     if (error != 0) fail(l, "connect: %s", strerror(error));
-    else if (!proxied || work == GETS || work == FRESH) stands(l);
+    else if (!proxied || asks_plainly()) stands(l);
     else {
         l->state = ASKING;
         say(l, request, request_length);
@@ -392,8 +273,11 @@ static void connected(struct link *l) {
 static void attend(struct link *l) {
     if (l->state == CONNECTING) connected(l);
     else if (l->state == OPEN && phase == OPENING) fail(l, "a connection broke before its time");
-    else if (l->state == OPEN && work == UP) pour(l);
-    else if (l->state == OPEN && work == DOWN) drink(l);
+    else if (l->state == OPEN && work == UP) {
+        pour(l);
+        if (l->fd >= 0) hear_receipts(l);
+    } else if (l->state == OPEN && l->awaited == EPOLLOUT) pour(l);
+    else if (l->state == READING || (l->state == OPEN && work == DOWN)) drink(l);
     else hear(l);
 }
 
@@ -403,12 +287,13 @@ static void begin_all(void) {
     start = now();
     deadline = start + seconds;
     if (work == IDLE) {
-        puts("standing");
+        printf("standing %d\n", standing);
         fflush(stdout);
         deadline = start + IDLE_SECONDS;
         watch(EPOLL_CTL_ADD, STDIN_FILENO, EPOLLIN, NULL);
     }
     for (int i = 0; i < count_of_links; i++) {
+        links[i].began = start;
         if (opens_anew()) open_link(&links[i]);
         else if (links[i].fd >= 0) begin(&links[i]);
     }
@@ -419,23 +304,19 @@ static void end_all(void) {
     finished = now();
     for (int i = 0; i < count_of_links; i++) {
         struct link *l = &links[i];
-        if (l->fd < 0 || l->state != OPEN) continue;
-        if (work == UP) {
-            l->state = CONFIRMING;
-            shutdown(l->fd, SHUT_WR);
-            await(l, EPOLLIN);
-        } else if (work == DOWN || work == IDLE) retire(l);
+        if (l->fd >= 0 && l->state == OPEN && (work == UP || work == DOWN || work == IDLE)) retire(l);
     }
 }
 
 static void run(void) {
-    double limit = now() + PATIENCE;
+    patience = now() + PATIENCE;
     while (phase != ENDING || live > 0) {
         while (phase == OPENING && !opens_anew() && opened < count_of_links && opening < AT_ONCE) {
             opening++;
             open_link(&links[opened++]);
         }
-        if (phase == OPENING && (opens_anew() || (opening == 0 && opened == count_of_links) || now() > limit)) begin_all();
+        int all = opening == 0 && opened == count_of_links;
+        if (phase == OPENING && (opens_anew() || all || now() > patience)) begin_all();
         if (phase == RUNNING && (now() >= deadline || live == 0)) end_all();
         if (phase == ENDING && now() >= finished + GRACE) break;
         struct epoll_event events[64];
@@ -456,12 +337,13 @@ static int by_value(const void *a, const void *b) {
 }
 
 static void report(void) {
-    double took = finished - start > seconds ? finished - start : seconds; /* who died early was slow, not fast */
+    double took = finished - start;
+    if (took < seconds && !asks_once()) took = seconds; /* who died early was slow, not fast */
     qsort(samples, sampled, sizeof *samples, by_value);
     printf("{\"done\": %llu, \"octets\": %llu, \"seconds\": %.6f, \"p50_us\": %.1f, \"p99_us\": %.1f, \"errors\": %u, "
-           "\"first_error\": \"%s\"}\n",
+           "\"standing\": %d, \"first_error\": \"%s\"}\n",
            done, octets, took, sampled ? samples[sampled / 2] / 1e3 : 0,
-           sampled ? samples[(uint64_t)sampled * 99 / 100] / 1e3 : 0, errors, first_error);
+           sampled ? samples[(uint64_t)sampled * 99 / 100] / 1e3 : 0, errors, standing, first_error);
 }
 
 static void prepare(char **words) {
@@ -470,33 +352,37 @@ static void prepare(char **words) {
     count_of_links = atoi(words[4]);
     size = atoi(words[5]);
     seconds = atof(words[6]);
-    if (count_of_links < 1 || count_of_links > MOST_LINKS || size < 0 || size > BODY) {
-        fprintf(stderr, "load: COUNT is 1 to %d, SIZE at most %d\n", MOST_LINKS, BODY);
+    if (count_of_links < 1 || count_of_links > MOST_LINKS || size < 0) {
+        fprintf(stderr, "load: COUNT is 1 to %d, SIZE at least 0\n", MOST_LINKS);
         exit(2);
     }
-    first_hop = address(words[2], atoi(words[3]));
-    if (proxied) {
-        const char *colon = strchr(proxy, ':');
-        first_hop = address(strndup(proxy, strcspn(proxy, ":")), colon == NULL ? 0 : atoi(colon + 1));
-    }
-    const char *form = "CONNECT %s:%s HTTP/1.1\r\nHost: %s:%s\r\n\r\n";
-    if (work == GETS || work == FRESH)
-        form = proxied ? "GET http://%s:%s/ HTTP/1.1\r\nHost: %s:%s\r\n\r\n" : "GET /?%s:%s HTTP/1.1\r\nHost: %s:%s\r\n\r\n";
-    request_length = (size_t)snprintf(request, sizeof request, form, words[2], words[3], words[2], words[3]);
+    const char *colon = strchr(proxy, ':');
+    first_hop = proxied ? address(strndup(proxy, strcspn(proxy, ":")), colon == NULL ? 0 : atoi(colon + 1))
+                        : address(words[2], atoi(words[3]));
+    char *to = request, *end = request + sizeof request;
+    if (!asks_plainly()) to += snprintf(to, end - to, "CONNECT %s:%s HTTP/1.1\r\n", words[2], words[3]);
+    else if (!proxied) to += snprintf(to, end - to, "%s /%d HTTP/1.1\r\n", work == STORE ? "POST" : "GET", size);
+    else
+        to += snprintf(to, end - to, "%s http://%s:%s/%d HTTP/1.1\r\n", work == STORE ? "POST" : "GET", words[2], words[3],
+                       size);
+    to += snprintf(to, end - to, "Host: %s:%s\r\n", words[2], words[3]);
+    if (work == STORE) to += snprintf(to, end - to, "Content-Type: text/plain\r\nContent-Length: %d\r\n", size);
+    to += snprintf(to, end - to, "\r\n");
+    request_length = (size_t)(to - request);
     for (int i = 0; i < count_of_links; i++) links[i].fd = -1;
 }
 
 int main(int argc, char **argv) {
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* survives exec */
+    struct rlimit files;
+    getrlimit(RLIMIT_NOFILE, &files);
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files); /* as well */
     if (argc > 2 && strcmp(argv[1], "leash") == 0) {
         execvp(argv[2], argv + 2);
         die(argv[2]);
     }
     signal(SIGPIPE, SIG_IGN);
-    struct rlimit files;
-    getrlimit(RLIMIT_NOFILE, &files);
-    files.rlim_cur = files.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &files);
     for (uint32_t i = 0, x = 1; i < PERIOD; i++) pattern[i] = (unsigned char)((x = x * 1664525u + 1013904223u) >> 24);
     for (int i = PERIOD; i < PERIOD + PIECE; i++) pattern[i] = pattern[i - PERIOD];
     poller = epoll_create1(EPOLL_CLOEXEC);

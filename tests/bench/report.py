@@ -1,4 +1,4 @@
-"""What the bench found: one table for a reader, one JSON object a line for a program. Nothing is measured here."""
+"""What the bench found: tables for a reader, one JSON object a line for a program. Nothing is measured here."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import json
 import os
 import platform
 import statistics
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from proxyd import __version__
-from tests.bench.contenders import NO_PROXY
+from tests.bench.peers import PROXYD
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from tests.bench.contenders import Contender
     from tests.bench.works import Result
 
 RESULTS: Final = Path(__file__).parent / "results"
-_DIGITS: Final = 100  # a figure below this gets a decimal
+_WHOLE: Final = 100  # a figure below this gets a decimal
+_LEAST: Final = 1.0  # nothing is said to be a multiple of less than this
 _NOTHING: Final = "–"  # noqa: RUF001 - the table's dash
 
 
@@ -34,38 +34,8 @@ def machine() -> dict[str, Any]:
         "processor": models[0].partition(":")[2].strip() if models else platform.machine(),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "proxyd": __version__,
         **{package: version(package) for package in ("trio", "h11")},
     }
-
-
-def table(results: Sequence[Result], contenders: Iterable[Contender]) -> str:
-    """One row a work; each contender's median and range, and its share of what is possible without a proxy."""
-    peers = [each for each in contenders if each is not NO_PROXY]
-    heads = [column for peer in peers for column in (peer.name, "ratio", "CPU s", "errors")]
-    rows = [["work", *heads, NO_PROXY.name, "errors"]]
-    for work in dict.fromkeys(result.work for result in results):
-        straight = _of(results, work, NO_PROXY)
-        row = [work]
-        for peer in peers:
-            own = _of(results, work, peer)
-            row += [_spread(own), _ratio(own, straight), _cpu(own), _errors(own)]
-        rows.append([*row, _spread(straight), _errors(straight)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        " | ".join(cell.rjust(width) if index else cell.ljust(width) for index, (cell, width) in enumerate(row))
-        for row in (list(zip(cells, widths, strict=True)) for cells in rows)
-    ]
-    return "\n".join([lines[0], "-+-".join("-" * width for width in widths), *lines[1:]])
-
-
-def first_errors(results: Iterable[Result]) -> list[str]:
-    """The first error of each work that had any."""
-    return [
-        f"{result.contender}: {result.work}: {result.said['errors']} errors, the first: {result.said['first_error']}"
-        for result in results
-        if result.said["errors"]
-    ]
 
 
 def write_raw(rounds: Sequence[Sequence[Result]], about: dict[str, Any]) -> Path:
@@ -77,36 +47,94 @@ def write_raw(rounds: Sequence[Sequence[Result]], about: dict[str, Any]) -> Path
     return path
 
 
-def _of(results: Iterable[Result], work: str, contender: Contender) -> list[Result]:
-    return [result for result in results if (result.work, result.contender) == (work, contender.name)]
+def errors(results: Iterable[Result], of: Iterable[Contender]) -> list[str]:
+    """The first error of each work of these contenders that had any."""
+    names = {each.name for each in of}
+    return [
+        f"{result.contender}: {result.work}: {result.said['errors']} errors, the first: {result.said['first_error']}"
+        for result in results
+        if result.contender in names and result.said["errors"]
+    ]
 
 
-def _median(results: list[Result]) -> float:
-    return statistics.median(result.figure for result in results)
+@dataclass(frozen=True)
+class Report:
+    """The results of all rounds, as tables. "!" marks a figure that had errors."""
+
+    results: Sequence[Result]
+    contenders: Sequence[Contender]
+
+    def tables(self) -> str:
+        """For a terminal: the medians with the ratio to proxyd below, the CPU time, and proxyd in detail."""
+        names = [each.name for each in self.contenders]
+        medians = [["median; ratio to proxyd below", *names]]
+        for work in self._works():
+            medians.append([work, *self._cells(work, self._figure)])
+            if any(ratios := self._cells(work, self._ratio)):
+                medians.append(["", *ratios])
+        cpu = [["CPU seconds, median", *names], *([work, *self._cells(work, self._cpu)] for work in self._works())]
+        cpu = [row for row in cpu if set(row[1:]) != {_NOTHING}]
+        detail = [[PROXYD.name, "median", "least", "most", "CPU s", "errors"]]
+        detail += [[work, *self._detail(work)] for work in self._works()]
+        return "\n\n".join(_aligned(rows) for rows in (medians, cpu, detail))
+
+    def markdown(self) -> str:
+        """For the README: everybody's medians, with the ratio to proxyd."""
+        rows = [["median (ratio to proxyd)", *(each.name for each in self.contenders)]]
+        rows.append(["---", *("--:" for _ in self.contenders)])
+        for work in self._works():
+            pairs = zip(self._cells(work, self._figure), self._cells(work, self._ratio), strict=True)
+            rows.append([work, *(f"{figure} ({ratio})" if ratio else figure for figure, ratio in pairs)])
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+    def _works(self) -> list[str]:
+        return list(dict.fromkeys(result.work for result in self.results))
+
+    def _cells(self, work: str, cell: Callable[[str, str], str]) -> list[str]:
+        return [cell(work, each.name) for each in self.contenders]
+
+    def _of(self, work: str, contender: str) -> list[Result]:
+        return [result for result in self.results if (result.work, result.contender) == (work, contender)]
+
+    def _figures(self, work: str, contender: str) -> list[float]:
+        return [result.figure for result in self._of(work, contender) if result.figure is not None]
+
+    def _figure(self, work: str, contender: str) -> str:
+        figures = self._figures(work, contender)
+        mark = "!" if self._errors(work, contender) else ""
+        return (_number(statistics.median(figures)) if figures else _NOTHING) + mark
+
+    def _ratio(self, work: str, contender: str) -> str:
+        figures, ours = self._figures(work, contender), self._figures(work, PROXYD.name)
+        if contender == PROXYD.name or not figures or not ours or statistics.median(ours) < _LEAST:
+            return ""
+        ratio = statistics.median(figures) / statistics.median(ours)
+        return f"×{_number(ratio)}" if ratio >= _WHOLE else f"×{ratio:.2g}"  # noqa: RUF001 - times
+
+    def _cpu(self, work: str, contender: str) -> str:
+        spent = [each.cpu_seconds for each in self._of(work, contender) if each.cpu_seconds is not None]
+        return f"{statistics.median(spent):.2f}" if spent else _NOTHING
+
+    def _errors(self, work: str, contender: str) -> int:
+        return sum(result.said["errors"] for result in self._of(work, contender))
+
+    def _detail(self, work: str) -> list[str]:
+        ours = self._figures(work, PROXYD.name)
+        spread = [_number(least_or_most(ours)) if ours else _NOTHING for least_or_most in (min, max)]
+        errors = str(self._errors(work, PROXYD.name))
+        return [self._figure(work, PROXYD.name), *spread, self._cpu(work, PROXYD.name), errors]
 
 
-def _spread(results: list[Result]) -> str:
-    if not results:
-        return _NOTHING
-    figures = [result.figure for result in results]
-    return f"{_number(_median(results))} ({_number(min(figures))}–{_number(max(figures))})"  # noqa: RUF001 - a range
-
-
-def _ratio(results: list[Result], straight: list[Result]) -> str:
-    return f"{_median(results) / _median(straight):.3f}" if results and straight and _median(straight) else _NOTHING
-
-
-def _cpu(results: list[Result]) -> str:
-    spent = [result.cpu_seconds for result in results if result.cpu_seconds is not None]
-    return f"{statistics.median(spent):.2f}" if spent else _NOTHING
-
-
-def _errors(results: list[Result]) -> str:
-    return str(sum(result.said["errors"] for result in results)) if results else _NOTHING
+def _aligned(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) if index else cell.ljust(width) for index, (cell, width) in enumerate(row)).rstrip()
+        for row in (list(zip(cells, widths, strict=True)) for cells in rows)
+    )
 
 
 def _number(figure: float) -> str:
-    return f"{figure:,.1f}" if abs(figure) < _DIGITS else f"{figure:,.0f}"
+    return f"{figure:,.1f}" if abs(figure) < _WHOLE else f"{figure:,.0f}"
 
 
 def _lines(path: str) -> list[str]:

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from tests import namespace
+from tests.bench.names import NAME
+from tests.namespace import ORIGIN_4
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     from tests.bench.contenders import Contender, Group
 
 ORIGIN_PORT: Final = 8080
-HTTP, ECHO, SINK, SOURCE = range(ORIGIN_PORT, ORIGIN_PORT + 4)  # load.c's order
-IDLE_TUNNELS: Final = 1000
+HTTP, ECHO, SINK, SOURCE = range(ORIGIN_PORT, ORIGIN_PORT + 4)  # origin.c's order
+MOST_IDLE_TUNNELS, IDLE_TUNNELS_A_SECOND = 8000, 4000  # so that a short run opens fewer
+MOST_BODY, BODY_A_SECOND = 1_000_000_000, 500_000_000
+BODY_SECONDS: Final = 30.0  # at most
 SPARE_SECONDS: Final = 60  # beyond a work's own time, until the load program is taken for stuck
 
 Said = dict[str, Any]  # the one JSON object that the load program prints
@@ -26,9 +29,14 @@ Said = dict[str, Any]  # the one JSON object that the load program prints
 
 @dataclass(frozen=True)
 class Load:
-    """load.c, compiled."""
+    """load.c and origin.c, compiled."""
 
     program: Path
+
+    @property
+    def leash(self) -> tuple[str, ...]:
+        """Before a command: it gets all the files that it can have, and ends with us."""
+        return (str(self.program), "leash")
 
     def run(self, contender: Contender, work: Work, seconds: float) -> Said:
         """Do one work: what the load program says of it."""
@@ -42,15 +50,15 @@ class Load:
         return _said(done.stdout)
 
     @contextmanager
-    def standing(self, contender: Contender) -> Iterator[Said]:
+    def standing(self, contender: Contender, work: Work) -> Iterator[Said]:
         """Keep idle tunnels open meanwhile; what became of them is in the dict once left."""
         said: Said = {}
         with subprocess.Popen(  # noqa: S603 - our own program
-            self._command(contender, IDLE, 0), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            self._command(contender, work, 0), stdin=subprocess.PIPE, stdout=subprocess.PIPE
         ) as process:
             try:
-                if process.stdout is None or process.stdout.readline() != b"standing\n":
-                    raise RuntimeError("no tunnels stand")
+                if process.stdout is None or not process.stdout.readline().startswith(b"standing"):
+                    raise RuntimeError("the load program failed")
                 yield said
                 said |= _said(process.communicate(timeout=SPARE_SECONDS)[0])
             finally:
@@ -60,7 +68,7 @@ class Load:
     def origin(self) -> Iterator[None]:
         """The origin, meanwhile."""
         with subprocess.Popen(  # noqa: S603 - our own program
-            [str(self.program), "origin", namespace.ORIGIN_4, str(ORIGIN_PORT)], stdout=subprocess.PIPE
+            [str(self.program), "origin", ORIGIN_4, str(ORIGIN_PORT)], stdout=subprocess.PIPE
         ) as process:
             try:
                 if process.stdout is None or process.stdout.readline() != b"ready\n":
@@ -70,7 +78,8 @@ class Load:
                 process.kill()
 
     def _command(self, contender: Contender, work: Work, seconds: float) -> list[str]:
-        words = (work.word, contender.address, namespace.ORIGIN_4, work.port, work.links, work.size, seconds)
+        host = work.host if contender.program else ORIGIN_4
+        words = (work.word, contender.address, host, work.port, work.links, work.size, seconds)
         return [str(self.program), *map(str, words)]
 
 
@@ -101,32 +110,34 @@ class Work:
     links: int
     size: int
     figure: Callable[[Said], float] = _per_second
+    host: str = ORIGIN_4
 
 
 WORKS: Final = (
-    Work("new tunnels/s, 32 at a time", "tunnels", ECHO, 32, 0),
+    Work("new tunnels/s to an address, 32 at once", "tunnels", ECHO, 32, 0),
+    Work("new tunnels/s to a cached name, 32 at once", "tunnels", ECHO, 32, 0, host=NAME),
     Work("256-byte echoes/s, 64 tunnels", "echoes", ECHO, 64, 256),
-    Work("bulk up MB/s, 4 tunnels", "up", SINK, 4, 0, _megabytes_per_second),
-    Work("bulk down MB/s, 4 tunnels", "down", SOURCE, 4, 0, _megabytes_per_second),
-    Work("GET 1 KB/s, keep-alive, 32 at a time", "gets", HTTP, 32, 1024),
-    Work("GET 1 KB/s, one connection each, 32 at a time", "fresh", HTTP, 32, 1024),
-    Work("64-byte echo alone, p50 µs", "echoes", ECHO, 1, 64, _median_microseconds),
+    Work("bulk up, MB/s, 4 tunnels", "up", SINK, 4, 0, _megabytes_per_second),
+    Work("bulk down, MB/s, 4 tunnels", "down", SOURCE, 4, 0, _megabytes_per_second),
+    Work("GET 1 KB/s, keep-alive, 32 at once", "gets", HTTP, 32, 1024),
+    Work("GET 1 KB/s, a connection each, 32 at once", "fresh", HTTP, 32, 1024),
+    Work("one 64-byte echo, p50 µs", "echoes", ECHO, 1, 64, _median_microseconds),
 )
-IDLE: Final = Work("idle tunnels", "idle", ECHO, IDLE_TUNNELS, 0)
-AT_REST: Final = "resident at rest, MB"
-PER_TUNNEL: Final = f"resident bytes per idle tunnel ({IDLE_TUNNELS:,})"
 
-_WARM_UP: Final = Work("warm-up", "tunnels", ECHO, 1, 0)
-_WARM_UP_SECONDS: Final = 0.1
+_WARM_UP: Final = Work("warm-up", "tunnels", ECHO, 8, 0)
+_WARM_UP_SECONDS: Final = 0.3
 
 
 @dataclass(frozen=True)
 class Result:
-    """One figure. cpu_seconds: the contender's, where it has processes. said: the load program's own words."""
+    """One figure, or None if nothing that was tried succeeded to the end. said: the load program's own words.
+
+    cpu_seconds: the contender's, where it has processes.
+    """
 
     work: str
     contender: str
-    figure: float
+    figure: float | None
     cpu_seconds: float | None
     said: Said
 
@@ -138,20 +149,49 @@ def measure(load: Load, contender: Contender, group: Group | None, work: Work, s
     if group:
         group.settle()
     spent = group.cpu_seconds() - before if group else None
-    return Result(work.title, contender.name, work.figure(said), spent, said)
+    figure = work.figure(said) if said["errors"] < work.links else None
+    return Result(work.title, contender.name, figure, spent, said)
 
 
-def measure_memory(load: Load, contender: Contender, group: Group) -> list[Result]:
-    """What a contender that was just started keeps resident, and what each idle tunnel adds."""
-    warm = load.run(contender, _WARM_UP, _WARM_UP_SECONDS)  # caches filled, modules imported
+def warm_up(load: Load, contender: Contender, group: Group) -> Said:
+    """Let a contender that was just started fill its caches and import its modules."""
+    said = load.run(contender, _WARM_UP, _WARM_UP_SECONDS)
     group.settle()
+    return said
+
+
+def measure_idle(load: Load, contender: Contender, group: Group, seconds: float) -> list[Result]:
+    """What a contender that was just started keeps resident, and what each idle tunnel adds."""
+    count = min(MOST_IDLE_TUNNELS, int(IDLE_TUNNELS_A_SECOND * seconds))
+    warm = warm_up(load, contender, group)
     at_rest, before = group.resident_octets(), group.cpu_seconds()
-    with load.standing(contender) as said:
+    with load.standing(contender, Work("", "idle", ECHO, count, 0)) as said:
         group.settle()
         laden = group.resident_octets()
     group.settle()
-    spent = group.cpu_seconds() - before
+    each = (laden - at_rest) / said["standing"] / 1e3 if said["standing"] else None
     return [
-        Result(AT_REST, contender.name, at_rest / 1e6, None, warm),
-        Result(PER_TUNNEL, contender.name, (laden - at_rest) / IDLE_TUNNELS, spent, said),
+        Result("resident at rest, MB", contender.name, at_rest / 1e6, None, warm),
+        Result(f"resident for an idle tunnel, KB, {count:,} open", contender.name, each, _since(group, before), said),
     ]
+
+
+def measure_bodies(load: Load, contender: Contender, group: Group, seconds: float) -> list[Result]:
+    """By how much a contender that was just started grows while a large body passes, down and up."""
+    size = min(MOST_BODY, int(BODY_A_SECOND * seconds))
+    warm_up(load, contender, group)
+    results = []
+    for title, word in (("GET", "fetch"), ("POST", "store")):
+        group.settle()
+        group.forget_peak()
+        resident, before = group.resident_octets(), group.cpu_seconds()
+        said = load.run(contender, Work("", word, HTTP, 1, size), BODY_SECONDS)
+        grown = (group.peak_octets() - resident) / 1e6 if said["done"] else None
+        group.settle()
+        row = f"{title} of {size / 1e6:,.0f} MB: growth, MB"
+        results.append(Result(row, contender.name, grown, _since(group, before), said))
+    return results
+
+
+def _since(group: Group, before: float) -> float:
+    return group.cpu_seconds() - before

@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import errno
 import gc
-import json
 import os
+import re
 import resource
 import signal
 import stat
+import sys
 from contextlib import redirect_stderr
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, TextIO
 
 import pytest
-import trio
 from netaddr import IPAddress
 
 from proxyd import __version__
-from proxyd.audit.sink import FileSink, Sink
 from proxyd.cli import main, run
 from proxyd.policy.address import Endpoint
-from proxyd.serve import daemon
+from proxyd.serve.complaints import Complaints
 from proxyd.serve.listener import bind
+from proxyd.serve.supervisor import SIGNALS
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from netaddr import IPNetwork
 
-    from proxyd.policy.model import Policy
+    from proxyd.serve.handover import Handover
 
 RESOLVER = Endpoint(IPAddress("9.9.9.9"), 53)
 
@@ -52,32 +54,42 @@ networks = ["127.0.0.0/8"]
 
 
 class Start:
-    """What `serve` was started with, and the limits that were set."""
+    """What the supervisor was started with, and the limits that were set."""
 
     def __init__(self) -> None:
-        self.served: list[tuple[Policy, list[tuple[str, int]], tuple[Endpoint, ...], Sink]] = []
+        self.served: list[tuple[Handover, list[tuple[str, int]]]] = []
         self.sockets: list[socket.socket] = []
         self.limits: list[tuple[int, tuple[int, int]]] = []
         self.at_start: Callable[[], object] = lambda: None
 
-    async def serve(
-        self, policy: Policy, sockets: list[socket.socket], servers: tuple[Endpoint, ...], sink: Sink
-    ) -> None:
-        await trio.lowlevel.checkpoint()
-        self.served.append((policy, [sock.getsockname()[:2] for sock in sockets], servers, sink))
+    def supervisor(
+        self, sockets: list[socket.socket], handover: Handover, complain: Callable[[str], None]
+    ) -> SimpleNamespace:
+        """In the place of the supervisor, whose `run` starts nobody."""
+        assert isinstance(complain, Complaints)
         self.sockets = sockets
-        self.at_start()
+
+        def serve() -> None:
+            self.served.append((handover, [sock.getsockname()[:2] for sock in sockets]))
+            self.at_start()
+
+        return SimpleNamespace(run=serve)
 
 
 @pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch) -> Start:
-    """A start of the daemon that serves nobody, and leaves the limits of this process alone."""
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """A start of the daemon that serves nobody, and leaves the limits and signals of this process alone."""
     start = Start()
-    monkeypatch.setattr(run, "serve", start.serve)
+    monkeypatch.setattr(run, "Supervisor", start.supervisor)
     monkeypatch.setattr(run, "raise_file_limit", lambda: 4321)
     monkeypatch.setattr(run, "system_servers", lambda: (RESOLVER,))
     monkeypatch.setattr(resource, "setrlimit", lambda what, limits: start.limits.append((what, limits)))
-    return start
+    blocked, child = signal.pthread_sigmask(signal.SIG_BLOCK, []), signal.getsignal(signal.SIGCHLD)
+    yield start
+    while signal.sigtimedwait(SIGNALS, 0) is not None:
+        pass  # what a test sent to itself
+    signal.signal(signal.SIGCHLD, child)
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 @pytest.fixture
@@ -225,17 +237,54 @@ def test_a_good_start_serves_what_the_policy_says_and_tells_so(
     log = tmp_path / "audit.jsonl"
     name = write(text('"127.0.0.1:0", "127.0.0.2:0"', f'[audit]\nto = "{log}"\n[limits]\nconnections = 77'))
     assert main(["--policy", name]) == 0
-    ((policy, where, servers, sink),) = start.served
+    ((handover, where),) = start.served
     (_, first), (_, second) = where
     assert [address for address, _ in where] == ["127.0.0.1", "127.0.0.2"]
-    assert servers == (RESOLVER,)
-    assert isinstance(sink, FileSink)
+    assert (handover.name, handover.servers, handover.workers) == (name, (RESOLVER,), 1)
     assert stat.S_IMODE(log.stat().st_mode) & 0o007 == 0
     assert capfd.readouterr().err == (
         f"proxyd: {__version__} listening on 127.0.0.1:{first}, 127.0.0.2:{second}; "
-        f"policy gateway ({name}), digest {policy.digest}; audit to {log}; "
-        "at most 77 connections, 4321 open files\n"
+        f"policy gateway ({name}), digest {handover.policy().digest}; audit to {log}; "
+        "at most 77 connections; 1 worker of 4321 open files\n"
     )
+
+
+@pytest.mark.parametrize(("said", "workers"), [("", 1), ("workers = 3\n", 3), ('workers = "auto"\n', 5)])
+def test_as_many_workers_serve_as_the_policy_says(
+    said: str,
+    workers: int,
+    start: Start,
+    write: Callable[[str], str],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or one for each core that this account may use, which may be fewer than there are."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 4, 6, 8})
+    assert main(["--policy", write(said + text())]) == 0
+    assert start.served[0][0].workers == workers
+    assert f"; {workers} worker" in capfd.readouterr().err
+
+
+def test_r12_what_the_workers_get_are_the_bytes_that_were_read_and_tested(
+    start: Start, write: Callable[[str], str]
+) -> None:
+    """DESIGN, "Time and change": whatever happens to the file from now on."""
+    name = write(text())
+    start.at_start = lambda: write("nonsense")
+    assert main(["--policy", name]) == 0
+    handover = start.served[0][0]
+    assert [(each.name, each.text) for each in handover.files.kept] == [(name, text())]
+    assert handover.policy().name == "gateway"
+    assert handover.day == dt.datetime.now(dt.UTC).date()
+
+
+def test_two_daemons_bear_two_names_in_via(start: Start, write: Callable[[str], str]) -> None:
+    """ATTACKS 4.13: one behind the other is no loop; and the name tells nobody which host it is."""
+    for _ in range(2):
+        main(["--policy", write(text())])
+    names = [handover.via for handover, _ in start.served]
+    assert all(re.fullmatch(r"proxyd-[0-9a-f]{8}", name) for name in names)
+    assert names[0] != names[1]
 
 
 def full() -> TextIO:
@@ -261,19 +310,7 @@ def test_attack_8_a_stderr_that_nobody_reads_hinders_no_start(
 def test_the_policys_resolvers_come_before_the_systems(start: Start, write: Callable[[str], str]) -> None:
     """R3: and a host without any is no hindrance then."""
     assert main(["--policy", write(text(more='[dns]\nservers = ["10.0.0.53", "10.0.1.53:5353"]'))]) == 0
-    assert [str(server) for server in start.served[0][2]] == ["10.0.0.53:53", "10.0.1.53:5353"]
-
-
-def test_without_a_file_the_audit_log_is_stdout(
-    start: Start, write: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It was given to us and stays open."""
-    reading, writing = os.pipe()
-    with os.fdopen(writing, "w") as stdout, os.fdopen(reading):
-        monkeypatch.setattr("sys.stdout", stdout)
-        assert main(["--policy", write(text())]) == 0
-        assert not isinstance(start.served[0][3], FileSink)
-        os.fstat(writing)
+    assert [str(server) for server in start.served[0][0].servers] == ["10.0.0.53:53", "10.0.1.53:5353"]
 
 
 def test_a_core_dump_would_hold_what_passes_through_and_none_is_left(start: Start, write: Callable[[str], str]) -> None:
@@ -283,9 +320,55 @@ def test_a_core_dump_would_hold_what_passes_through_and_none_is_left(start: Star
     assert start.limits == [(resource.RLIMIT_CORE, (0, 0)), (-1, (0, 0))]
 
 
-def test_an_end_by_a_bug_leaves_neither_socket_nor_file_open(
+@pytest.mark.parametrize("log", ["stdout", "{folder}/log"])
+def test_the_supervisor_keeps_no_audit_log_open(
+    log: str, start: Start, write: Callable[[str], str], tmp_path: Path
+) -> None:
+    """It only sees that there can be one; what it kept open, logrotate could not get rid of."""
+    seen: list[str] = []
+
+    def look() -> None:
+        seen.extend(str(each.readlink()) for each in Path("/proc/self/fd").iterdir() if each.is_symlink())
+
+    start.at_start = look
+    path = log.format(folder=tmp_path)
+    assert main(["--policy", write(text(more=f'[audit]\nto = "{path}"'))]) == 0
+    assert path not in seen
+    assert (tmp_path / "log").exists() == (log != "stdout")
+
+
+def test_a_fifo_is_kept_open_so_that_its_reader_waits_for_the_workers(
     start: Start, write: Callable[[str], str], tmp_path: Path
 ) -> None:
+    """A reader takes the end of the last writer for the end of all, and without a reader no worker could open it."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+
+    def read() -> None:
+        with pytest.raises(BlockingIOError):  # where nobody had it open to write, it would be at its end
+            os.read(reader, 1)
+        os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+
+    start.at_start = read
+    try:
+        assert main(["--policy", write(text(more=f'[audit]\nto = "{fifo}"'))]) == 0
+        assert os.read(reader, 1) == b""
+    finally:
+        os.close(reader)
+    assert len(start.served) == 1
+
+
+def test_a_port_in_use_makes_no_audit_log(start: Start, write: Callable[[str], str], tmp_path: Path) -> None:
+    """Nothing is left behind by a start that was none."""
+    with bind(Endpoint(IPAddress("127.0.0.1"), 0)) as other:
+        listen = f'"127.0.0.1:{other.getsockname()[1]}"'
+        assert main(["--policy", write(text(listen, f'[audit]\nto = "{tmp_path}/log"'))]) == 69
+    assert not (tmp_path / "log").exists()
+    assert start.served == []
+
+
+def test_an_end_by_a_bug_leaves_no_listener_open(start: Start, write: Callable[[str], str]) -> None:
     """What is opened is closed on every way out."""
 
     def bug() -> None:
@@ -293,43 +376,79 @@ def test_an_end_by_a_bug_leaves_neither_socket_nor_file_open(
 
     start.at_start = bug
     with pytest.raises(RuntimeError, match="a bug"):
-        main(["--policy", write(text(more=f'[audit]\nto = "{tmp_path}/log"'))])
+        main(["--policy", write(text())])
     assert [sock.fileno() for sock in start.sockets] == [-1]
-    ((_, _, _, sink),) = start.served
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(sink._outlet.fd)  # noqa: SLF001 - whether it is closed
 
 
-def test_the_whole_of_it_runs_until_it_is_told_to_end(
-    start: Start, write: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_closed_stdin_does_not_give_its_number_to_a_listener(
+    start: Start, write: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The smoke test: the real daemon, a real signal, a real log."""
-    assert start.limits == []
-    log = tmp_path / "log"
-
-    async def serve(*what: Any) -> None:  # noqa: ANN401 - handed through as it is
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(daemon.serve, *what)
-            while not log.stat().st_size:  # noqa: ASYNC110 - the file is the event
-                await trio.sleep(0.001)
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(run, "serve", serve)
-    assert main(["--policy", write(text(more=f'[audit]\nto = "{log}"'))]) == 0
-    records = [json.loads(line) for line in Path(log).read_bytes().splitlines()]
-    assert [record["event"] for record in records] == ["start", "stop"]
-    assert records[0]["listening"][0].startswith("127.0.0.1:")
+    """`proxyd … <&-`: a worker is told what to do on 0, whatever was there before."""
+    numbers: list[int] = []
+    start.at_start = lambda: numbers.extend(sock.fileno() for sock in start.sockets)
+    kept = os.dup(0)
+    os.close(0)
+    monkeypatch.setattr(sys, "stdin", None)
+    try:
+        assert main(["--policy", write(text())]) == 0
+        assert 0 not in numbers
+        assert str(Path("/proc/self/fd/0").readlink()) == os.devnull
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
 
 
-def test_signals_that_come_before_the_daemon_hears_end_nothing(start: Start, write: Callable[[str], str]) -> None:
-    """Whoever waits for the start-up line may send SIGHUP or SIGUSR1 with the next breath."""
-    early = (signal.SIGHUP, signal.SIGUSR1)
-    before = [signal.getsignal(number) for number in early]
+# Signals
+
+
+def test_signals_that_come_once_somebody_can_know_of_us_are_kept_for_the_supervisor(
+    start: Start, write: Callable[[str], str]
+) -> None:
+    """Whoever waits for the start-up line may send one with the next breath: it is neither lost, nor does it kill."""
+    heard: set[int] = set()
 
     def signalled() -> None:
-        for number in early:
+        for number in SIGNALS:
             signal.raise_signal(number)
+        while (said := signal.sigtimedwait(SIGNALS, 0)) is not None:
+            heard.add(said.si_signo)
 
     start.at_start = signalled
     assert main(["--policy", write(text())]) == 0
-    assert [signal.getsignal(number) for number in early] == before
+    assert heard == set(SIGNALS)
+
+
+def test_a_signal_that_comes_after_the_last_worker_has_ended_changes_no_exit_status(
+    start: Start, write: Callable[[str], str]
+) -> None:
+    """An impatient operator, or a service manager: proxyd ended well, and says so."""
+    start.at_start = lambda: signal.raise_signal(signal.SIGTERM)
+    assert main(["--policy", write(text())]) == 0
+    assert signal.SIGTERM in signal.sigpending()
+
+
+def test_signals_are_kept_before_anything_listens(
+    start: Start, write: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the first moment on in which a client could be in."""
+    blocked: list[set[int]] = []
+
+    def note(endpoint: Endpoint) -> socket.socket:
+        blocked.append({int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])})
+        return bind(endpoint)
+
+    monkeypatch.setattr(run, "bind", note)
+    assert main(["--policy", write(text())]) == 0
+    assert blocked == [set(map(int, SIGNALS))]
+    assert len(start.served) == 1
+
+
+def test_a_parent_that_ignores_its_childrens_ends_does_not_keep_us_from_hearing_of_ours(
+    start: Start, write: Callable[[str], str]
+) -> None:
+    """SIG_IGN is inherited, and with it the kernel tells of no child that ended: no worker would be replaced."""
+    seen: list[object] = []
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    start.at_start = lambda: seen.append(signal.getsignal(signal.SIGCHLD))
+    assert main(["--policy", write(text())]) == 0
+    assert seen == [signal.SIG_DFL]

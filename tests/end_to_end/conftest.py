@@ -65,9 +65,9 @@ def scene(nameserver: Nameserver, origin: HttpOrigin, tmp_path: Path) -> Iterato
     daemons: list[Daemon] = []
     shutil.copy(POLICIES / "denylist.toml", tmp_path)
 
-    def start(extra: str = "", **more: object) -> Daemon:
+    def start(extra: str = "", *, workers: int = 1, **more: object) -> Daemon:
         policy = tmp_path / f"policy{len(daemons)}.toml"
-        policy.write_text(policy_text(nameserver.port, origin.port, NAMES, extra))
+        policy.write_text(policy_text(nameserver.port, origin.port, NAMES, extra, workers))
         audit, errors = tmp_path / f"audit{len(daemons)}.jsonl", tmp_path / f"errors{len(daemons)}"
         for file in (audit, errors):
             file.touch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
@@ -10,12 +11,13 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests import namespace
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 PATIENCE = 20.0  # seconds until a test gives up; none is decided by time
 
@@ -38,6 +40,7 @@ class Daemon:
                 stdout=stdout,
                 stderr=stderr,
                 env=self.env,
+                process_group=0,
             )
         try:
             self.port = int(self._wait_for(r"listening on (?:127\.0\.0\.1|\[::1\]):(\d+)")[1])
@@ -47,8 +50,12 @@ class Daemon:
 
     @property
     def pid(self) -> int:
-        """The daemon's process."""
+        """The daemon's process, which is the supervisor; also the number of the process group of all of them."""
         return self._process.pid
+
+    def workers(self) -> list[int]:
+        """The processes that serve, as far as they live."""
+        return [pid for pid, (state, parent) in _processes() if parent == self.pid and state != "Z"]
 
     def connect(self) -> socket.socket:
         """A client's connection to the proxy."""
@@ -62,7 +69,7 @@ class Daemon:
 
     def records(self) -> list[dict[str, Any]]:
         """The audit log so far, complete."""
-        for _ in _ticks():
+        for _ in ticks():
             records = self.lines()
             decided = {record["id"] for record in records if record["event"] == "decision"}
             closed = {record["id"] for record in records if record["event"] == "close"}
@@ -82,11 +89,12 @@ class Daemon:
         """Every record that is written so far."""
         return [json.loads(line) for line in self.audit.read_text().splitlines()]
 
-    def wait_for_start(self) -> None:
-        """Wait until it is on record that the daemon runs, and hears signals."""
-        for _ in _ticks():
-            if self.lines():
+    def wait_for_start(self, workers: int = 1) -> None:
+        """Wait until it is on record that so many workers were started, and hear signals."""
+        for _ in ticks():
+            if [record["event"] for record in self.lines()].count("start") >= workers:
                 return
+        raise AssertionError(f"no {workers} workers: {self.complaints()}")
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
@@ -110,7 +118,7 @@ class Daemon:
         return self.errors.read_text()
 
     def _wait_for(self, pattern: str) -> re.Match[str]:
-        for _ in _ticks():
+        for _ in ticks():
             if (match := re.search(pattern, self.complaints())) is not None:
                 return match
             if self._process.poll() is not None:
@@ -118,7 +126,20 @@ class Daemon:
         raise AssertionError(f"proxyd did not say {pattern}: {self.complaints()}")
 
 
-def _ticks() -> Any:  # noqa: ANN401 - an iterator of nothing much
+def _processes() -> Iterator[tuple[int, tuple[str, int]]]:
+    """Every process there is, its state and its parent (proc(5), stat)."""
+    for each in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            state, parent = (each / "stat").read_text().rpartition(") ")[2].split()[:2]
+            yield int(each.name), (state, int(parent))
+
+
+def state_of(pid: int) -> str:
+    """How a process is: R or S for one that runs, T for one that was stopped, Z for none any more."""
+    return dict(_processes()).get(pid, ("Z", 0))[0]
+
+
+def ticks() -> Any:  # noqa: ANN401 - an iterator of nothing much
     """Turns of waiting, until a test gives up."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
@@ -150,7 +171,9 @@ def status(response: bytes) -> int:
     return int(response.split(b" ", 2)[1])
 
 
-def policy_text(nameserver_port: int, origin_port: int, names: tuple[str, ...] = (), extra: str = "") -> str:
+def policy_text(
+    nameserver_port: int, origin_port: int, names: tuple[str, ...] = (), extra: str = "", workers: int = 1
+) -> str:
     """A policy for these tests; without a namespace, its permits stand in for public addresses.
 
     extra: more rows; [[allow]] rows among them make it a policy whose default is deny.
@@ -158,13 +181,14 @@ def policy_text(nameserver_port: int, origin_port: int, names: tuple[str, ...] =
     hosts = (*names, namespace.origin_4(), namespace.origin_6())
     permits = "" if namespace.isolated else "".join(_PERMIT.format(host=host, port=origin_port) for host in hosts)
     default = "deny" if "[[allow]]" in extra else "allow"
-    return _POLICY.format(dns=nameserver_port, default=default) + permits + extra
+    several = f"workers = {workers}\n" if workers > 1 else ""
+    return _POLICY.format(dns=nameserver_port, default=default, workers=several) + permits + extra
 
 
 _POLICY = """\
 schema = 1
 name = "test"
-include = ["denylist.toml"]
+{workers}include = ["denylist.toml"]
 
 [listen]
 http = ["127.0.0.1:0"]

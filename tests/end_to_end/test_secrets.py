@@ -34,8 +34,9 @@ def test_attack_9_a_planted_secret_is_nowhere(scene: Scene, proxy: Daemon, case:
     end = "" if "\r\n\r\n" in request else "Connection: close\r\n\r\n"
     answer = proxy.ask((request + end).encode())
     assert len(proxy.decisions()) == 1
-    title = Path(f"/proc/{proxy.pid}/cmdline").read_text()
-    written = proxy.audit.read_text() + proxy.complaints() + title
+    titles = [Path(f"/proc/{pid}/cmdline").read_text() for pid in (proxy.pid, *proxy.workers())]
+    assert len(titles) > 1
+    written = "".join((proxy.audit.read_text(), proxy.complaints(), *titles))
     assert SECRET not in written
     if answer.startswith(b"HTTP/1.1 4"):
         assert SECRET.encode() not in answer
@@ -54,6 +55,8 @@ def test_attack_9_a_refusal_tells_no_address_that_a_name_resolved_to(scene: Scen
 
 
 def test_a_core_dump_is_never_made(proxy: Daemon) -> None:
-    limits = Path(f"/proc/{proxy.pid}/limits").read_text()
-    [line] = [line for line in limits.splitlines() if line.startswith("Max core file size")]
-    assert line.split()[4:6] == ["0", "0"]
+    proxy.wait_for_start()
+    for pid in (proxy.pid, *proxy.workers()):
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        [line] = [line for line in limits.splitlines() if line.startswith("Max core file size")]
+        assert line.split()[4:6] == ["0", "0"]

@@ -177,6 +177,17 @@ def test_attack_4_1_host_is_written_from_the_target(host: str, position: str) ->
     assert pairs(sent.headers.raw_items()) == [("Host", "example.com"), ("X", "y"), *LAST]
 
 
+def test_the_origin_is_told_to_close_unless_another_request_may_follow() -> None:
+    """RFC 9112 §9.6: what a client says of its own connection goes no further."""
+    for field in ("X: y", "Connection: close", "Connection: keep-alive", "Keep-Alive: timeout=5"):
+        raw = head(field)
+        asked, request = read(raw), request_of(raw)
+        for keep, last in ((True, LAST[:1]), (False, LAST)):
+            sent = request_to_origin(request, asked, "gateway", drop_identity=False, keep=keep)
+            expected = [("Host", "example.com"), *([("X", "y")] if field == "X: y" else []), *last]
+            assert pairs(sent.headers.raw_items()) == expected
+
+
 # One hop's fields
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import errno
 import inspect
+import math
 import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +19,7 @@ from netaddr import IPAddress
 
 from proxyd.net import dialer
 from proxyd.net.dialer import MOST_ATTEMPTS, STAGGER_SECONDS, DialError, dial, interleaved
+from proxyd.net.stream import TcpStream
 from proxyd.policy.address import Destination, Resolution
 from proxyd.policy.load import load
 from proxyd.policy.verdict import Allow, Reason, decide
@@ -65,7 +67,7 @@ def allow(*addresses: IPAddress, port: int = 443) -> Allow:
     return verdict
 
 
-def is_closed(connection: trio.SocketStream) -> bool:
+def is_closed(connection: TcpStream) -> bool:
     """Whether it has no descriptor any more."""
     return connection.socket.fileno() == -1
 
@@ -77,11 +79,11 @@ class World:
     says: Says
     began: list[tuple[float, IPAddress]] = field(default_factory=list)
     cancelled: list[IPAddress] = field(default_factory=list)
-    made: list[trio.SocketStream] = field(default_factory=list)
+    made: list[TcpStream] = field(default_factory=list)
     sockets: list[socket.socket] = field(default_factory=list)
     meanwhile: Callable[[], None] = lambda: None
 
-    async def connect(self, address: IPAddress, port: int) -> trio.SocketStream:
+    async def connect(self, address: IPAddress, port: int) -> TcpStream:
         """Stands in for a real connection."""
         assert port == 443
         self.began.append((trio.current_time(), address))
@@ -98,7 +100,8 @@ class World:
             raise OSError(error, "no")
         ours, theirs = socket.socketpair()
         self.sockets += ours, theirs
-        self.made.append(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+        ours.setblocking(False)  # noqa: FBT003 - the only way to say it
+        self.made.append(TcpStream(ours))
         self.meanwhile()
         return self.made[-1]
 
@@ -303,10 +306,10 @@ async def test_attack_8_a_winner_that_comes_too_late_is_closed(
     autojump_clock: MockClock, world: Callable[[Says], World]
 ) -> None:
     """The caller gives up in the very tick in which the connection stands."""
-    tried = world({ONE_4: (0.125, None)})
+    tried = world({ONE_6: (0.125, None)})
     with trio.CancelScope() as scope:
         tried.meanwhile = scope.cancel
-        await dial(allow(ONE_4))
+        await dial(allow(ONE_4, ONE_6))
     assert (scope.cancelled_caught, autojump_clock.current_time()) == (True, 0.125)
     assert [is_closed(each) for each in tried.made] == [True]
 
@@ -347,19 +350,36 @@ async def test_attack_3_1_a_bug_in_one_attempt_closes_what_another_won(
 # Real sockets, or almost
 
 
-class Standin(trio.socket.SocketType):
-    """A socket that connects to nobody, and says of its peer what it is told to say."""
+class Standin:
+    """A socket that connects to nobody, and says of its peer what it is told to say.
 
-    def __init__(self, peer: tuple[Any, ...] | None) -> None:
+    peer: None for one that never answers. answer: of connect(2); outcome: of a connection that was in progress.
+    """
+
+    def __init__(self, peer: tuple[Any, ...] | None, answer: int = 0, outcome: int = 0) -> None:
         self.peer = peer
+        self.answer = answer
+        self.outcome = outcome
         self.connecting: object = None
+        self.waited = 0
         self.closed = False
 
-    async def connect(self, address: object) -> None:
-        """Succeed, or hang."""
+    def connect_ex(self, address: object) -> int:
+        """Begin."""
         self.connecting = address
-        if self.peer is None:
-            await trio.sleep_forever()
+        return errno.EINPROGRESS if self.peer is None else self.answer
+
+    def getsockopt(self, level: int, option: int) -> int:
+        """Say what became of it, which is asked only once it is over."""
+        assert (level, option, self.waited) == (socket.SOL_SOCKET, socket.SO_ERROR, 1)
+        return self.outcome
+
+    def setsockopt(self, *_: object) -> None:
+        """Take any."""
+
+    def getsockname(self) -> tuple[Any, ...]:
+        """Some port of ours."""
+        return ("127.0.0.1", 50_000)
 
     def getpeername(self) -> tuple[Any, ...]:
         """Say what was given."""
@@ -371,20 +391,26 @@ class Standin(trio.socket.SocketType):
         self.closed = True
 
 
-class Factory(trio.abc.SocketFactory):
-    """Hands out the same stand-in."""
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Standin], Standin]:
+    """Lets the dialer have this socket, and no other."""
 
-    def __init__(self, standin: trio.socket.SocketType) -> None:
-        self.standin = standin
+    def stand_in(standin: Standin) -> Standin:
+        async def wait(sock: object) -> None:
+            assert sock is standin
+            await trio.sleep(math.inf if standin.peer is None else 0.5)
+            standin.waited += 1
 
-    def socket(
-        self,
-        family: int = -1,  # noqa: ARG002 - trio's words
-        type: int = -1,  # noqa: A002, ARG002
-        proto: int = -1,  # noqa: ARG002
-    ) -> trio.socket.SocketType:
-        """The stand-in, whatever is asked for."""
-        return self.standin
+        def make(family: int, kind: int) -> Standin:
+            assert family == socket.AF_INET
+            assert kind == socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+            return standin
+
+        monkeypatch.setattr("proxyd.net.dialer.socket.socket", make)
+        monkeypatch.setattr(trio.lowlevel, "wait_writable", wait)
+        return standin
+
+    return stand_in
 
 
 @pytest.mark.parametrize(
@@ -392,21 +418,61 @@ class Factory(trio.abc.SocketFactory):
     [("127.0.0.1", 443), ("93.184.216.35", 443), ("93.184.216.34", 80), ("::ffff:93.184.216.34", 443, 0, 0)],
     ids=str,
 )
-async def test_attack_3_1_a_connection_to_anyone_else_is_a_bug_and_closed(peer: tuple[Any, ...]) -> None:
-    standin = Standin(peer)
-    trio.socket.set_custom_socket_factory(Factory(standin))
-    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="not judged")):
+async def test_attack_3_1_a_connection_to_anyone_else_is_a_bug_and_closed(
+    peer: tuple[Any, ...], use: Callable[[Standin], Standin]
+) -> None:
+    standin = use(Standin(peer))
+    with pytest.raises(RuntimeError, match="not judged"):
         await dial(allow(ONE_4))
     assert standin.connecting == ("93.184.216.34", 443)
     assert standin.closed
 
 
-async def test_attack_8_cancelling_closes_the_sockets(autojump_clock: MockClock) -> None:
-    standin = Standin(None)
-    trio.socket.set_custom_socket_factory(Factory(standin))
+async def test_attack_8_cancelling_closes_the_socket(
+    autojump_clock: MockClock, use: Callable[[Standin], Standin]
+) -> None:
+    standin = use(Standin(None))
     with trio.move_on_after(1):
         await dial(allow(ONE_4))
     assert (standin.closed, autojump_clock.current_time()) == (True, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome", "seconds"),
+    [(errno.ENETUNREACH, 0, 0.0), (errno.EINPROGRESS, errno.EHOSTUNREACH, 0.5)],
+)
+async def test_a_connection_that_fails_at_once_or_later_fails_as_the_kernel_says_and_is_closed(
+    autojump_clock: MockClock, use: Callable[[Standin], Standin], answer: int, outcome: int, seconds: float
+) -> None:
+    standin = use(Standin(("93.184.216.34", 443), answer, outcome))
+    with pytest.raises(DialError) as caught:
+        await dial(allow(ONE_4))
+    assert (caught.value.reason, standin.closed) == (Reason.CONNECT_UNREACHABLE, True)
+    assert autojump_clock.current_time() == seconds
+
+
+@pytest.mark.parametrize("answer", [0, errno.EINPROGRESS])
+async def test_a_connection_that_stands_at_once_is_not_waited_for(
+    autojump_clock: MockClock, use: Callable[[Standin], Standin], answer: int
+) -> None:
+    """connect(2) may succeed without a wait; nobody else is held up while it does not."""
+    standin = use(Standin(("93.184.216.34", 443), answer))
+    dialled = await dial(allow(ONE_4))
+    assert (dialled.address, standin.waited, standin.closed) == (ONE_4, int(answer != 0), False)
+    assert autojump_clock.current_time() == (0.5 if answer else 0.0)
+
+
+async def test_one_address_runs_no_race(autojump_clock: MockClock, world: Callable[[Says], World]) -> None:
+    """Nobody to wait for, and nobody to cancel: the failure is its own, and comes without a group around it."""
+    tried = world({ONE_4: (10.0, None)})
+    assert (await dial(allow(ONE_4))).address == ONE_4
+    assert tried.began == [(0.0, ONE_4)]
+    assert autojump_clock.current_time() == 10.0
+    tried = world({ONE_4: (0.0, errno.ECONNREFUSED)})
+    with pytest.raises(DialError) as caught:
+        await dial(allow(ONE_4))
+    assert (caught.value.reason, caught.value.__cause__) == (Reason.CONNECT_REFUSED, None)
+    assert tried.began == [(10.0, ONE_4)]
 
 
 @pytest.mark.parametrize("address", LOOPBACK, ids=str)
@@ -427,11 +493,14 @@ async def test_r3_a_real_connection_reaches_the_judged_address(address: IPAddres
 
 
 @pytest.mark.parametrize("address", LOOPBACK, ids=str)
-async def test_a_connection_to_itself_is_a_refusal_and_closed(address: IPAddress) -> None:
+async def test_a_connection_to_itself_is_a_refusal_and_closed(
+    address: IPAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A port of ours where nobody listens may be the very one that the kernel chose to connect from: TCP allows it."""
-    itself = trio.socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET)
-    await itself.bind((str(address), 0))
-    trio.socket.set_custom_socket_factory(Factory(itself))
+    itself = socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET)
+    itself.setblocking(False)  # noqa: FBT003 - the only way to say it
+    itself.bind((str(address), 0))
+    monkeypatch.setattr("proxyd.net.dialer.socket.socket", lambda *_: itself)
     with pytest.raises(DialError) as caught:
         await dial(allow(address, port=itself.getsockname()[1]))
     assert (caught.value.reason, itself.fileno()) == (Reason.CONNECT_REFUSED, -1)

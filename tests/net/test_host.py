@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import resource
 import socket
 import sys
@@ -13,7 +14,7 @@ import trio
 from netaddr import IPAddress, IPNetwork
 
 from proxyd.net import host
-from proxyd.net.host import keep_alive, own_addresses, raise_file_limit, system_servers
+from proxyd.net.host import own_addresses, raise_file_limit, system_servers, tune
 from proxyd.policy.address import Endpoint
 from tests import namespace
 
@@ -278,7 +279,7 @@ def test_the_name_of_this_host_spoils_no_resolver(
 
 def test_attack_8_the_kernel_looks_for_a_peer_that_vanished() -> None:
     with socket.socket() as sock:
-        keep_alive(sock)
+        tune(sock)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
         assert [sock.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [60, 15, 4]
@@ -290,16 +291,41 @@ def test_a_peer_that_vanished_is_found_after_two_minutes() -> None:
 
 async def test_a_socket_of_trio_is_kept_alive_too() -> None:
     with trio.socket.socket() as sock:
-        keep_alive(sock)
+        tune(sock)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+
+def test_a_little_that_is_sent_is_not_held_back_to_go_with_more() -> None:
+    with socket.socket() as sock:
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
+        tune(sock)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+
+def test_what_is_set_on_a_listener_holds_for_all_that_are_accepted_from_it() -> None:
+    """tcp(7): it costs no call for each of them."""
+    with socket.socket() as listener:
+        tune(listener)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            options = (socket.TCP_NODELAY, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            assert [accepted.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [1, 60, 15, 4]
 
 
 def test_a_system_without_an_option_goes_without(monkeypatch: pytest.MonkeyPatch) -> None:
     keepidle = socket.TCP_KEEPIDLE
     monkeypatch.delattr(socket, "TCP_KEEPIDLE")
+    spec = importlib.util.spec_from_file_location("host_of_another_system", host.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    elsewhere = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, elsewhere)
+    spec.loader.exec_module(elsewhere)
     with socket.socket() as sock:
         before = sock.getsockopt(socket.IPPROTO_TCP, keepidle)
-        keep_alive(sock)
+        elsewhere.tune(sock)
         assert sock.getsockopt(socket.IPPROTO_TCP, keepidle) == before != host.KEEPALIVE_IDLE
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == host.KEEPALIVE_COUNT
 

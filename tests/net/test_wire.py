@@ -20,6 +20,7 @@ from trio.testing import memory_stream_pair
 
 from proxyd.http.framing import MAX_HEAD, Malformed
 from proxyd.net import wire as wire_module
+from proxyd.net.stream import TcpStream
 from proxyd.net.wire import READ_SIZE, Wire
 from proxyd.policy.verdict import Reason
 
@@ -88,14 +89,16 @@ class Script(trio.abc.HalfCloseableStream):
 
 
 @asynccontextmanager
-async def loopback() -> AsyncIterator[tuple[trio.SocketStream, trio.SocketStream]]:
+async def loopback() -> AsyncIterator[tuple[TcpStream, trio.SocketStream]]:
     """The two ends of a real TCP connection."""
     with trio.socket.socket() as listener, trio.socket.socket() as client:
         await listener.bind(("127.0.0.1", 0))
         listener.listen()
         await client.connect(listener.getsockname())
         accepted, _ = await listener.accept()
-        async with trio.SocketStream(accepted) as ours, trio.SocketStream(client) as theirs:
+        own = socket.socket(fileno=accepted.detach())
+        own.setblocking(False)  # noqa: FBT003 - the only way to say it
+        async with TcpStream(own) as ours, trio.SocketStream(client) as theirs:
             yield ours, theirs
 
 
@@ -786,6 +789,101 @@ async def test_lingering_for_a_peer_that_is_gone_is_over_at_once(autojump_clock:
     assert autojump_clock.current_time() == 0
 
 
+# What has come already
+
+
+@pytest.mark.parametrize(
+    ("pieces", "has"),
+    [((GET,), True), ((GET + GET,), True), ((GET[:-1],), False), ((GET[:-4], GET[-4:]), False), ((EOF,), False)],
+)
+async def test_a_head_that_has_come_whole_needs_no_waiting(pieces: tuple[bytes, ...], has: bool) -> None:  # noqa: FBT001
+    wire = client_sends(*pieces)
+    assert not wire.has_head
+    await wire.wait()
+    assert wire.has_head is has
+    if has:
+        await wire.receive_head()
+        assert (wire.has_head, script(wire).reads) == (pieces != (GET,), 1)
+
+
+async def test_the_head_behind_a_message_has_come_too_once_its_turn_is_there() -> None:
+    wire = client_sends(POST + b"hello" + GET)
+    await wire.receive_head()
+    await body(wire)
+    await answer(wire)
+    assert not wire.has_head, "it is h11's to hold until then"
+    wire.next_exchange()
+    assert wire.has_head
+
+
+async def test_what_has_come_of_a_body_is_had_without_waiting() -> None:
+    wire = await origin_sends(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe", b"llo")
+    await wire.receive_head()
+    first = wire.received()
+    assert isinstance(first, h11.Data)
+    assert bytes(first.data) == b"he"
+    assert wire.received() is None
+    assert script(wire).reads == 1
+    second = await wire.receive()
+    assert isinstance(second, h11.Data)
+    assert bytes(second.data) == b"llo"
+    assert isinstance(wire.received(), h11.EndOfMessage)
+    assert script(wire).reads == 2
+
+
+@pytest.mark.parametrize("raw", [b"HTTP/1.1 204 No Content\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"])
+async def test_the_end_of_a_body_that_is_empty_has_come_with_its_head(raw: bytes) -> None:
+    wire = await origin_sends(raw)
+    await wire.receive_head()
+    assert isinstance(wire.received(), h11.EndOfMessage)
+
+
+@pytest.mark.parametrize("broken", [b"zz\r\n", b"-1\r\n", b"5\nhello\r\n", b"1\r\nab\r\n"])
+async def test_attack_5_a_body_that_came_malformed_is_so_without_waiting(broken: bytes) -> None:
+    wire = await origin_sends(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + broken)
+    await wire.receive_head()
+    with pytest.raises(Malformed):
+        list(iter(wire.received, None))
+    assert script(wire).reads == 1
+
+
+async def test_a_head_where_a_body_should_be_is_malformed() -> None:
+    wire = client_sends(POST + b"hello" + GET)
+    await wire.receive_head()
+    assert isinstance(wire.received(), h11.Data)
+    assert isinstance(wire.received(), h11.EndOfMessage)
+    with pytest.raises(Malformed):
+        wire.received()
+
+
+@pytest.mark.parametrize("behind", [b"", b"H", b"HTTP/1.1 200 OK\r\n\r\n"])
+async def test_attack_5_what_an_origin_sent_behind_its_message_is_noticed(behind: bytes) -> None:
+    wire = await origin_sends(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi" + behind)
+    await wire.receive_head()
+    await body(wire)
+    wire.next_exchange()
+    assert wire.has_more is bool(behind)
+
+
+@pytest.mark.parametrize(
+    ("raw", "persistent"),
+    [(GET, True), (HEAD, True), (LAST_GET, False), (OLD_GET, False), (POST, False), (CONNECT, False), (UPGRADE, False)],
+)
+async def test_a_client_that_has_asked_means_to_go_on_or_not(raw: bytes, persistent: bool) -> None:  # noqa: FBT001
+    """Whatever our answer to it will be."""
+    wire = client_sends(raw)
+    assert not wire.persistent
+    await wire.receive_head()
+    assert wire.persistent is persistent
+
+
+async def test_a_client_means_to_go_on_once_its_body_is_complete() -> None:
+    wire = client_sends(POST + b"hello")
+    await wire.receive_head()
+    await body(wire)
+    assert wire.persistent
+
+
 # Other streams
 
 
@@ -796,7 +894,7 @@ async def test_a_message_that_is_broken_off_ends_in_a_reset(broken: bool) -> Non
         wire = Wire(ours, h11.SERVER)
         if broken:
             wire.break_off()
-        await ours.aclose()
+        ours.close()
         if broken:
             with pytest.raises(trio.BrokenResourceError):
                 await client.receive_some()

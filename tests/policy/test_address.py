@@ -391,3 +391,32 @@ def test_a_refusal_never_quotes_what_was_sent(junk: str) -> None:
             parse(secret)
         assert "s3cr3t" not in str(refusal.value)
         assert refusal.value.__cause__ is None
+
+
+# The memory of targets read
+
+
+def test_a_target_that_was_read_is_not_read_again() -> None:
+    """An agent asks for the same few hosts; reading is pure, so that remembering changes nothing but time."""
+    parse_authority.cache_clear()
+    first = parse_authority("remembered.example:443")
+    assert parse_authority("remembered.example:443") is first
+    assert parse_authority("REMEMBERED.example:443") == first
+    assert (parse_authority.cache_info().hits, parse_authority.cache_info().misses) == (1, 2)
+
+
+def test_attack_8_a_target_that_cannot_be_read_takes_no_place_in_memory_and_is_refused_again() -> None:
+    parse_authority.cache_clear()
+    for _ in range(2):
+        for bad in ("example.com", "127.1:443", "a b:443", "example.com:0"):
+            with pytest.raises(BadTarget):
+                parse_authority(bad)
+    assert parse_authority.cache_info().currsize == 0
+
+
+def test_attack_8_the_memory_of_targets_is_bounded() -> None:
+    for number in range(5000):
+        parse_authority(f"h{number}.example:443")
+    size, most = parse_authority.cache_info().currsize, parse_authority.cache_info().maxsize
+    assert most is not None
+    assert size <= most <= 4096

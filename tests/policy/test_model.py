@@ -249,6 +249,18 @@ def test_r7_what_looks_like_a_url_is_not_repeated_in_a_problem(key: str, url: st
     assert "TOKEN" not in problem
 
 
+@pytest.mark.parametrize(("said", "workers"), [("", 1), ("workers = 64\n", 64), ('workers = "auto"\n', "auto")])
+def test_workers_are_a_number_or_one_for_each_core(said: str, workers: object) -> None:
+    assert loaded(said + MINIMAL).workers == workers
+
+
+@pytest.mark.parametrize("workers", ["0", "65", "-1", '"all"', '"2"', "true", "1.0", "[1]"])
+def test_no_other_workers_are(workers: str) -> None:
+    (problem,) = problems(f"workers = {workers}\n" + MINIMAL)
+    assert problem.startswith("main.toml: workers: ")
+    assert problem.endswith(' is no whole number from 1 to 64, nor "auto"')
+
+
 @pytest.mark.parametrize("length", [32, 40, 48, 56, 64, 96])
 def test_attack_2_8_a_translator_has_a_length_of_rfc_6052(length: int) -> None:
     assert loaded(MINIMAL + f'[dns]\nnat64 = ["2606:4700::/{length}"]').dns.nat64 == nets(f"2606:4700::/{length}")

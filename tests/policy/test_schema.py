@@ -22,6 +22,7 @@ FULL = """\
 schema = 1
 name = "gateway"
 include = ["rows.toml"]
+workers = "auto"
 listen = {http = ["127.0.0.1:3128", "[::1]:0"], dangerously_public_listener = false}
 destinations = {default = "deny", mode = "report", ports = [443, "8000-8099"]}
 dns = {servers = ["9.9.9.9", "[2620:fe::fe]:53"], nat64 = ["64:ff9b::/96"]}

@@ -30,6 +30,7 @@ from proxyd.policy.shape import (
     endpoint,
     key,
     number,
+    number_or,
     one_of,
     text,
 )
@@ -57,6 +58,7 @@ TOML += [dt.date(2027, 1, 31), dt.datetime(2027, 1, 31, tzinfo=dt.UTC), dt.time(
 
 READERS: dict[str, Reader[Any]] = {
     "number": number(0, 9),
+    "number or word": number_or("x", 0, 9),
     "word": one_of("x", "y"),
     "text": text(9),
     "flag": FLAG,
@@ -101,6 +103,7 @@ def test_a_value_is_read_exactly_when_nothing_is_said_against_it(name: str, valu
 
 OF_TYPE: dict[str, list[object]] = {
     "number": [0, 7],
+    "number or word": ["x", 0, 7],
     "word": ["x"],
     "text": ["x"],
     "flag": [True, False],
@@ -140,8 +143,18 @@ def test_a_number_has_a_first_and_a_last() -> None:
     assert refused(number(0, 5), True) == "the.key: True is no whole number from 0 to 5"  # noqa: FBT003 - a TOML value
 
 
+def test_a_number_or_a_word_is_one_of_the_two() -> None:
+    reader = number_or("auto", 1, 64)
+    assert [accepted(reader, value) for value in (1, 64, "auto")] == [1, 64, "auto"]
+    for value, said in ((0, "0"), (65, "65"), ("Auto", '"Auto"'), ("8", '"8"'), (True, "True"), (2.0, "2.0")):
+        assert refused(reader, value) == f'the.key: {said} is no whole number from 1 to 64, nor "auto"'
+    validator = Draft202012Validator(reader.schema())
+    assert [validator.is_valid(value) for value in (1, "auto", 0, 65, "8", True)] == [True, True] + [False] * 4
+
+
 def test_a_number_however_long_is_a_problem_and_no_crash() -> None:
     refused(number(0, 5), 1 << 20000)
+    refused(number_or("auto", 0, 5), 1 << 20000)
     refused(PORTS, 1 << 20000)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -22,9 +23,11 @@ from trio.testing import MockClock, memory_stream_pair
 
 from proxyd.audit.render import json_line
 from proxyd.net.dialer import Dialled
+from proxyd.net.stream import TcpStream
 from proxyd.policy.address import Resolution
 from proxyd.policy.load import load
 from proxyd.policy.model import Own
+from proxyd.policy.verdict import decide
 from proxyd.serve.seams import Seams
 from proxyd.serve.session import serve_connection
 
@@ -106,24 +109,27 @@ class Peer:
     async def until(self, end: bytes) -> bytes:
         """What comes, up to and including `end`."""
         while end not in self._received:
-            data = await self.stream.receive_some()
-            assert data, f"the connection ended after {bytes(self._received)!r}"
-            self._received += data
+            await self._more()
         return self.take(self._received.index(end) + len(end))
 
     async def exactly(self, count: int) -> bytes:
         """The next `count` octets."""
         while len(self._received) < count:
-            data = await self.stream.receive_some()
-            assert data, f"the connection ended after {bytes(self._received)!r}"
-            self._received += data
+            await self._more()
         return self.take(count)
 
     async def rest(self) -> bytes:
         """What comes until the other side ends the connection."""
-        async for data in self.stream:
-            self._received += data
+        with trio.fail_after(PATIENCE):
+            async for data in self.stream:
+                self._received += data
         return self.take(len(self._received))
+
+    async def _more(self) -> None:
+        with trio.fail_after(PATIENCE):
+            data = await self.stream.receive_some()
+        assert data, f"the connection ended after {bytes(self._received)!r}"
+        self._received += data
 
     async def closed(self) -> None:
         """Hold that the other side ends the connection now, and says nothing before."""
@@ -192,13 +198,15 @@ class Answer:
 class World:
     """What a session is given from outside, and what it did with it.
 
-    answers: what DNS says of a name; an exception is raised. dial_error, sink_error, record_bug: raised instead.
+    judge: `decide`, or what stands in for it. answers: what DNS says of a name; an exception is raised.
+    dial_error, sink_error, record_bug: raised instead.
     buggy: whether a bug is what the test is about; anywhere else, none may be complained about.
     events: everything that was done, in order. attempted: every record that was to be written; records: those
     that were. dialled: each Allow that was dialled.
     """
 
     policy: Policy = field(default_factory=policy)
+    judge: Callable[..., Any] = decide
     answers: dict[str, Resolution | Exception] = field(default_factory=dict)
     dns_seconds: float = 0.0
     dial_seconds: float = 0.0
@@ -221,6 +229,7 @@ class World:
         self.origin_streams: Callable[[], tuple[HalfCloseableStream, HalfCloseableStream]] = memory_stream_pair
         self.seams = Seams(
             snapshot=self._current,
+            judge=self.judge,
             resolve=self._resolve,
             dial=self._dial,
             record=self._record,
@@ -255,7 +264,7 @@ class World:
         origin = Peer(theirs)
         self._origins.append(origin)
         self._arrivals.send_nowait(origin)
-        return Dialled(cast("trio.SocketStream", ours), allow.addresses[0])
+        return Dialled(cast("TcpStream", ours), allow.addresses[0])
 
     def _record(self, record: Record) -> None:
         self.events.append(f"record {record.event}")
@@ -268,7 +277,8 @@ class World:
 
     async def origin(self) -> Peer:
         """The far end of the next connection that was dialled."""
-        return await self._waiting.receive()
+        with trio.fail_after(PATIENCE):
+            return await self._waiting.receive()
 
     async def leave(self) -> None:
         """Let every origin be gone."""
@@ -346,6 +356,15 @@ async def connected(world: World, address: str | None = "127.0.0.1") -> AsyncIte
             await connection.over.wait()
     world.trail()
     assert world.buggy or not any(line.startswith("bug: ") for line in world.complaints), world.complaints
+
+
+def tcp_streams() -> tuple[TcpStream, trio.SocketStream]:
+    """The two ends of a real connection: ours, and the peer's."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+    ours.setblocking(False)  # noqa: FBT003 - the only way to say it
+    return TcpStream(ours), trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
 
 
 def get(url: str = "http://example.com/", *fields: str, method: str = "GET", version: str = "1.1") -> bytes:

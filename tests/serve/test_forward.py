@@ -20,7 +20,7 @@ from proxyd.http.framing import MAX_HEAD
 from proxyd.net.relay import HALF_CLOSED_SECONDS, Flow
 from proxyd.net.wire import Wire
 from proxyd.policy.verdict import Reason
-from proxyd.serve.forward import LEAVE_SECONDS, MOST_INTERIM, STALL_SECONDS, Failed, Forward
+from proxyd.serve.forward import LEAVE_SECONDS, MOST_INTERIM, SOON_SECONDS, STALL_SECONDS, Failed, Forward
 from tests.serve.scene import OK, VIA, Peer, World, connect, connected, exchange, get, in_virtual_time, policy
 
 HEAD: Final = b"\r\n\r\n"
@@ -886,8 +886,8 @@ async def test_no_silence_lasts_longer_than_the_idle_seconds_half_closed_or_not(
 
 
 @in_virtual_time
-async def test_a_client_that_is_reset_while_it_waits_takes_the_origin_connection_with_it_at_once() -> None:
-    """ATTACKS 8."""
+async def test_a_client_that_is_reset_while_it_waits_takes_the_origin_connection_with_it() -> None:
+    """ATTACKS 8: as soon as anybody looks after it."""
     forward = _forward()
     await forward.ask()
 
@@ -898,7 +898,7 @@ async def test_a_client_that_is_reset_while_it_waits_takes_the_origin_connection
     forward.client.ours.receive_stream.receive_some_hook = reset
     with pytest.raises(Failed) as failed:
         await forward.it.run()
-    assert (failed.value.reason, trio.current_time()) == (None, 0.0)
+    assert (failed.value.reason, trio.current_time()) == (None, SOON_SECONDS)
 
 
 @in_virtual_time
@@ -1084,16 +1084,46 @@ async def test_an_origin_that_takes_each_piece_in_just_under_two_minutes_gets_th
         assert (await client.answer()).status == 200
 
 
+@in_virtual_time
+async def test_attack_8_an_origin_that_does_not_take_a_request_without_a_body_is_504_too() -> None:
+    world = World()
+    world.origin_streams = _taking_slowly
+    async with connected(world) as client:
+        await client.send(get())
+        answer = await client.answer()
+        assert (answer.status, answer.reason) == (504, "origin_timeout")
+        assert trio.current_time() == STALL_SECONDS
+        await client.closed()
+
+
 # Forward by itself
 
 
 class End:
-    """A wire of ours, and the peer at its other end."""
+    """A wire of ours, and the peer at its other end. sent: what left us in one piece; asked: when we began to read."""
 
     def __init__(self, role: type[h11.SERVER | h11.CLIENT]) -> None:
         self.ours, theirs = memory_stream_pair()
         self.wire = Wire(self.ours, role)
         self.peer = Peer(theirs)
+        self.sent: list[bytes] = []
+        self.asked: list[float] = []
+
+    def listen(self) -> None:
+        """Note from now on what is sent, and when something is read."""
+        send, receive = self.ours.send_all, self.ours.receive_some
+
+        async def send_all(data: bytes) -> None:
+            if data:
+                self.sent.append(data)
+            await send(data)
+
+        async def receive_some(max_bytes: int | None = None) -> bytes | bytearray:
+            self.asked.append(trio.current_time())
+            return await receive(max_bytes)
+
+        self.ours.send_all = send_all  # type: ignore[method-assign, assignment]
+        self.ours.receive_some = receive_some  # type: ignore[method-assign]
 
 
 class Between:
@@ -1129,6 +1159,147 @@ async def test_a_forward_says_whether_it_became_a_tunnel_and_what_the_origins_st
     await forward.origin.peer.send(OK)
     assert await forward.it.run() is False
     assert (forward.it.status, forward.it.flow.down) == (200, 2)
+
+
+# What is spared where nothing has to be waited for
+
+
+@in_virtual_time
+async def test_a_request_without_a_body_and_its_answer_leave_in_one_piece_each() -> None:
+    """Head and end up, head and body down; and nobody listens to a client that has nothing to say."""
+    forward = _forward()
+    await forward.ask()
+    forward.client.listen()
+    forward.origin.listen()
+    await forward.origin.peer.send(OK)
+    assert await forward.it.run() is False
+    assert forward.origin.sent == [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"]
+    assert forward.client.sent == [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nVia: 1.1 proxyd-test\r\n\r\nhi"]
+    assert forward.client.asked == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "sent"),
+    [
+        (b"HTTP/1.1 204 No Content\r\n\r\n", [b"HTTP/1.1 204 No Content\r\nVia: 1.1 proxyd-test\r\n\r\n"]),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+            [
+                b"HTTP/1.1 200 OK\r\nVia: 1.1 proxyd-test\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n",
+                b"0\r\n\r\n",
+            ],
+        ),
+    ],
+)
+@in_virtual_time
+async def test_an_answer_that_has_come_whole_leaves_in_as_few_pieces_as_it_can(
+    answer: bytes, sent: list[bytes]
+) -> None:
+    forward = _forward()
+    await forward.ask()
+    forward.client.listen()
+    await forward.origin.peer.send(answer)
+    assert await forward.it.run() is False
+    assert (forward.client.sent, forward.client.asked) == (sent, [])
+
+
+@pytest.mark.parametrize(
+    ("script", "watched"),
+    [
+        (((0.0, OK),), []),
+        (((0.9, OK),), []),
+        (((0.9, OK[:10]), (5.0, OK[10:])), [0.9]),
+        (((5.0, OK),), [1.0]),
+        (((0.5, OK[:-2]), (5.0, OK[-2:])), [0.5]),
+        (((0.5, OK[:-1]), (5.0, OK[-1:])), [0.5]),
+        (((0.5, b"HTTP/1.1 103 Early Hints\r\n\r\n"), (5.0, OK)), [0.5]),
+        (((0.5, b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK),), []),
+    ],
+    ids=["at once", "soon", "a head in two", "late", "body behind", "body in two", "interim", "interim and answer"],
+)
+@in_virtual_time
+async def test_attack_8_a_client_is_watched_as_soon_as_its_answer_has_to_be_waited_for(
+    script: tuple[tuple[float, bytes], ...], watched: list[float]
+) -> None:
+    """Or one that left would hold its place, and the origin's connection, until the idle hour is over."""
+    assert SOON_SECONDS == 1.0
+    forward = _forward()
+    await forward.ask()
+    forward.client.listen()
+    async with trio.open_nursery() as nursery:
+
+        async def answer() -> None:
+            for when, piece in script:
+                await trio.sleep_until(when)
+                await forward.origin.peer.send(piece)
+
+        nursery.start_soon(answer)
+        assert await forward.it.run() is False
+    assert forward.client.asked == watched
+    assert b"".join(forward.client.sent).endswith(b"\r\n\r\nhi")
+
+
+@pytest.mark.parametrize("piece", [b"HTTP/1.1 103 Early Hints\r\n\r\n", b"HTTP/1.1 200 "])
+@in_virtual_time
+async def test_attack_8_a_client_that_leaves_behind_the_beginning_of_an_answer_is_noticed(piece: bytes) -> None:
+    """An interim response, or half a head, is no answer that anybody could be found gone by sending."""
+    world = World()
+    async with connected(world) as client:
+        await client.send(get())
+        origin = await world.origin()
+        await origin.until(HEAD)
+        await origin.send(piece)
+        await client.leave()
+        assert await origin.rest() == b""
+        assert trio.current_time() == LEAVE_SECONDS
+    assert world.only()[1].outcome == "client_gone"
+
+
+@in_virtual_time
+async def test_a_client_is_watched_when_its_body_is_complete() -> None:
+    forward = _forward(h11.Request(method="POST", target="/", headers=[("Host", "x"), ("Content-Length", "2")]))
+    await forward.client.peer.send(post("Content-Length: 2") + b"ab")
+    await forward.client.wire.receive_head()
+    forward.client.listen()
+    async with trio.open_nursery() as nursery:
+
+        async def answer() -> None:
+            await trio.sleep(3.0)
+            await forward.origin.peer.send(OK)
+
+        nursery.start_soon(answer)
+        assert await forward.it.run() is False
+    assert forward.client.asked == [0.0]
+
+
+@pytest.mark.parametrize("body", [b"zz\r\n", b"-1\r\n", b"2\nhi\r\n0\r\n\r\n", b"1\r\nhi\r\n"])
+@in_virtual_time
+async def test_attack_5_a_body_that_is_malformed_from_the_beginning_is_a_502(body: bytes) -> None:
+    """Nothing of it has left yet: the client is told in so many words, instead of a broken answer."""
+    world = World()
+    async with connected(world) as client:
+        await client.send(get())
+        origin = await world.origin()
+        await origin.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
+        answer = await client.answer()
+        assert (answer.status, answer.reason) == (502, "origin_malformed")
+        await client.closed()
+    assert (world.only()[1].status, world.only()[1].bytes_down) == (502, 0)
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 5", b"Transfer-Encoding: chunked"])
+@in_virtual_time
+async def test_a_head_behind_which_nothing_has_come_is_not_held_back(framing: bytes) -> None:
+    """A stream of events may begin with a long silence, and who asked wants to know that it stands."""
+    world = World()
+    async with connected(world) as client:
+        await client.send(get())
+        origin = await world.origin()
+        await origin.until(HEAD)
+        await trio.sleep(0.25)
+        await origin.send(b"HTTP/1.1 200 OK\r\n" + framing + HEAD)
+        assert framing in await client.until(HEAD)
+        assert trio.current_time() == 0.25
 
 
 @in_virtual_time

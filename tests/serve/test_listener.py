@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import gc
 import socket
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self, cast
 
 import pytest
@@ -13,6 +15,7 @@ from netaddr import IPAddress
 from trio.abc import HalfCloseableStream
 from trio.testing import memory_stream_pair
 
+from proxyd.net.stream import TURN
 from proxyd.policy.address import Endpoint
 from proxyd.serve.listener import (
     BACKLOG,
@@ -28,6 +31,12 @@ from tests.serve.scene import Peer, World, exchange, get, in_virtual_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from trio import StapledStream
+    from trio.testing import MemoryReceiveStream, MemorySendStream
+
+    from proxyd.net.stream import TcpStream
+    from proxyd.net.tunnels import Tunnels
 
 LOOPBACK = Endpoint(IPAddress("127.0.0.1"), 0)
 STRANGER = "10.9.9.9"  # no [[client]] has this address
@@ -93,20 +102,23 @@ def test_a_listener_has_room_for_a_burst() -> None:
 
 
 class Listening:
-    """A listening socket that does what it is told, and then nothing for ever."""
+    """A listening socket that does what it is told: fails, hands over a connection from a peer, or has none now."""
 
-    def __init__(self, *accepts: OSError | trio.socket.SocketType) -> None:
-        self._accepts: Iterator[OSError | trio.socket.SocketType] = iter(accepts)
+    def __init__(self, *accepts: Exception | tuple[socket.socket, str]) -> None:
+        self._accepts = iter(accepts)
+        self.blocking = True
         self.closed = False
 
-    async def accept(self) -> tuple[trio.socket.SocketType, object]:
-        await trio.lowlevel.checkpoint()
+    def settimeout(self, timeout: float) -> None:
+        self.blocking = timeout != 0
+
+    def accept(self) -> tuple[socket.socket, tuple[str, int]]:
+        assert not self.blocking
         for told in self._accepts:
-            if isinstance(told, OSError):
+            if isinstance(told, Exception):
                 raise told
-            return told, ("127.0.0.1", 1)
-        await trio.sleep_forever()
-        raise AssertionError  # it sleeps for ever
+            return told[0], (told[1], 1)
+        raise BlockingIOError
 
     def __enter__(self) -> Self:
         return self
@@ -121,27 +133,36 @@ class Guests:
     def __init__(self) -> None:
         self.came: list[tuple[str, float]] = []
 
-    async def receive(self, stream: trio.SocketStream) -> None:
-        self.came.append((stream.socket.getpeername()[0], trio.current_time()))
-        await stream.aclose()
+    async def receive(self, stream: TcpStream, address: IPAddress) -> None:
+        assert not stream.socket.getblocking()
+        self.came.append((str(address), trio.current_time()))
+        stream.close()
 
 
-def tcp_pair() -> tuple[trio.socket.SocketType, socket.socket]:
-    """Two ends of a connection: the accepted one, and the client's."""
-    with bind(LOOPBACK) as listener:
-        client = socket.create_connection(listener.getsockname())
-        accepted, _ = listener.accept()
-    return trio.socket.from_stdlib_socket(accepted), client
+@contextmanager
+def arrivals(count: int = 1, peer: str = "127.0.0.1") -> Iterator[list[tuple[socket.socket, str]]]:
+    """So many accepted connections, as accept(2) hands them over: from `peer`, as it says."""
+    pairs = [socket.socketpair() for _ in range(count)]
+    yield [(ours, peer) for ours, _ in pairs]
+    for ours, theirs in pairs:
+        assert ours.fileno() == -1, "the doorman got it"
+        theirs.close()
 
 
-async def accept_all(monkeypatch: pytest.MonkeyPatch, listening: Listening, seconds: float) -> tuple[Guests, list[str]]:
+async def accept_all(
+    monkeypatch: pytest.MonkeyPatch, listening: Listening, seconds: float, guests: Guests | None = None
+) -> tuple[Guests, list[str]]:
     """Accept from `listening` for so many virtual seconds."""
-    guests, complaints = Guests(), list[str]()
-    monkeypatch.setattr(trio.socket, "from_stdlib_socket", lambda sock: sock)
+
+    async def wait(sock: object) -> None:
+        assert sock is listening, "nothing else is waited for"
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(trio.lowlevel, "wait_readable", wait)
+    guests, complaints = guests or Guests(), list[str]()
     async with trio.open_nursery() as handlers:
         with trio.move_on_after(seconds):
             await accept_forever(cast("socket.socket", listening), cast("Doorman", guests), handlers, complaints.append)
-    monkeypatch.undo()
     assert listening.closed
     return guests, complaints
 
@@ -150,10 +171,9 @@ async def accept_all(monkeypatch: pytest.MonkeyPatch, listening: Listening, seco
 @in_virtual_time
 async def test_an_accept_that_fails_does_not_end_the_loop(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """ATTACKS 8 (OpenShell#2369): it pauses for exactly 0.1 s each time, so that it does not spin."""
-    accepted, client = tcp_pair()
-    with client:
-        failures = [OSError(number, "it failed") for _ in range(3)]
-        guests, complaints = await accept_all(monkeypatch, Listening(*failures, accepted), 5.0)
+    failures = [OSError(number, "it failed") for _ in range(3)]
+    with arrivals() as accepted:
+        guests, complaints = await accept_all(monkeypatch, Listening(*failures, *accepted), 5.0)
     assert guests.came == [("127.0.0.1", 3 * PAUSE_SECONDS)]
     assert PAUSE_SECONDS == 0.1
     assert complaints == ["a connection could not be accepted: it failed"] * 3
@@ -164,55 +184,76 @@ async def test_clients_that_leave_before_they_are_accepted_cost_the_others_no_pa
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """ATTACKS 8: one who connects and resets, again and again, would else keep the door shut; nor is it news."""
-    accepted, client = tcp_pair()
-    with client:
-        aborted = [OSError(errno.ECONNABORTED, "Software caused connection abort") for _ in range(50)]
-        guests, complaints = await accept_all(monkeypatch, Listening(*aborted, accepted), 5.0)
+    aborted = [OSError(errno.ECONNABORTED, "Software caused connection abort") for _ in range(50)]
+    with arrivals() as accepted:
+        guests, complaints = await accept_all(monkeypatch, Listening(*aborted, *accepted), 5.0)
     assert guests.came == [("127.0.0.1", 0.0)]
     assert complaints == []
 
 
 @in_virtual_time
 async def test_connections_are_accepted_without_a_pause_while_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = [tcp_pair() for _ in range(5)]
-    guests, complaints = await accept_all(monkeypatch, Listening(*(accepted for accepted, _ in pairs)), 5.0)
-    for _, client in pairs:
-        client.close()
+    with arrivals(5) as accepted:
+        guests, complaints = await accept_all(monkeypatch, Listening(*accepted), 5.0)
     assert guests.came == [("127.0.0.1", 0.0)] * 5
     assert complaints == []
 
 
 @in_virtual_time
-async def test_a_client_that_left_before_it_was_let_in_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ATTACKS 8: an option that cannot be set on its socket is no reason to stop, to complain, or to keep it."""
-    gone, other = trio.socket.socketpair()  # takes no option of TCP
-    accepted, client = tcp_pair()
-    with client, other:
-        guests, complaints = await accept_all(monkeypatch, Listening(gone, accepted), 5.0)
-    assert gone.fileno() == -1
-    assert len(guests.came) == 1
-    assert complaints == []
+async def test_attack_8_a_flood_of_connections_leaves_the_others_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that never waits would serve nobody while they come; two turns later, each is served."""
+    waiting: list[int] = []
+
+    class Counted(Listening):
+        accepted = 0
+
+        def accept(self) -> tuple[socket.socket, tuple[str, int]]:
+            told = super().accept()
+            self.accepted += 1
+            waiting.append(self.accepted - len(guests.came))
+            return told
+
+    guests = Guests()
+    with arrivals(3 * TURN) as accepted:
+        await accept_all(monkeypatch, Counted(*accepted), 5.0, guests)
+    assert len(guests.came) == 3 * TURN
+    assert max(waiting) < 2 * TURN
+
+
+@pytest.mark.parametrize(("peer", "known"), [("fe80::1%eth0", "fe80::1"), ("::1", "::1"), ("10.1.2.3", "10.1.2.3")])
+@in_virtual_time
+async def test_a_client_is_known_by_the_address_it_connects_from(
+    peer: str, known: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R2: without the zone, which names one of our links."""
+    with arrivals(2, peer) as accepted:
+        guests, _ = await accept_all(monkeypatch, Listening(*accepted), 5.0)
+    assert guests.came == [(known, 0.0)] * 2
 
 
 async def test_a_real_connection_is_served_and_kept_alive_by_the_kernel() -> None:
     """The smoke test: a half-dead peer is found by TCP (DESIGN: a tunnel may be silent for an hour)."""
-    options: list[int] = []
+    options: list[tuple[int, int]] = []
 
     class Asking(Guests):
-        async def receive(self, stream: trio.SocketStream) -> None:
-            options.append(stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
-            await super().receive(stream)
+        async def receive(self, stream: TcpStream, address: IPAddress) -> None:
+            ask = stream.socket.getsockopt
+            options.append((ask(socket.SOL_SOCKET, socket.SO_KEEPALIVE), ask(socket.IPPROTO_TCP, socket.TCP_NODELAY)))
+            await super().receive(stream, address)
 
     listener = bind(LOOPBACK)
     where = listener.getsockname()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(accept_forever, listener, cast("Doorman", Asking()), nursery, pytest.fail)
-        for _ in range(2):
-            with trio.socket.socket() as client:
-                await client.connect(where)
-                assert await client.recv(1) == b""
-        nursery.cancel_scope.cancel()
-    assert options == [1, 1]
+    guests = Asking()
+    with trio.fail_after(20.0):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(accept_forever, listener, cast("Doorman", guests), nursery, pytest.fail)
+            for _ in range(2):
+                with trio.socket.socket() as client:
+                    await client.connect(where)
+                    assert await client.recv(1) == b""
+            nursery.cancel_scope.cancel()
+    assert options == [(1, 1), (1, 1)], "inherited from the listener"
+    assert [who for who, _ in guests.came] == ["127.0.0.1"] * 2
     assert listener.fileno() == -1
 
 
@@ -220,20 +261,10 @@ async def test_a_real_connection_is_served_and_kept_alive_by_the_kernel() -> Non
 
 
 class Accepted(HalfCloseableStream):
-    """A stream in memory that has a peer's address, or none because the peer has left."""
+    """A stream in memory that can be closed at once, as an accepted connection can."""
 
-    def __init__(self, stream: HalfCloseableStream, peer: str | None) -> None:
+    def __init__(self, stream: StapledStream[MemorySendStream, MemoryReceiveStream]) -> None:
         self._stream = stream
-        self._peer = peer
-
-    @property
-    def socket(self) -> Accepted:
-        return self
-
-    def getpeername(self) -> tuple[str, int]:
-        if self._peer is None:
-            raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
-        return self._peer, 1
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         return await self._stream.receive_some(max_bytes)
@@ -250,6 +281,10 @@ class Accepted(HalfCloseableStream):
     async def aclose(self) -> None:
         await self._stream.aclose()
 
+    def close(self) -> None:
+        self._stream.send_stream.close()
+        self._stream.receive_stream.close()
+
 
 class House:
     """A doorman at work."""
@@ -258,41 +293,74 @@ class House:
         self.doorman = Doorman(world.seams, limit)
         self._nursery = nursery
 
-    async def knock(self, peer: str | None = "127.0.0.1") -> Peer:
+    async def knock(self, peer: str = "127.0.0.1") -> Peer:
         """A new client."""
         ours, theirs = memory_stream_pair()
-        self._nursery.start_soon(self.doorman.receive, cast("trio.SocketStream", Accepted(theirs, peer)))
+        self._nursery.start_soon(self.doorman.receive, cast("TcpStream", Accepted(theirs)), IPAddress(peer))
         await trio.testing.wait_all_tasks_blocked()
         return Peer(ours)
 
 
-@pytest.mark.parametrize(("peer", "recorded"), [("127.0.0.1", "127.0.0.1"), ("fe80::1%eth0", "fe80::1")])
 @in_virtual_time
-async def test_a_client_is_known_by_the_address_it_connects_from(peer: str, recorded: str) -> None:
-    """R2: without the zone, which names one of our links."""
-    world = World()
-    async with trio.open_nursery() as nursery:
-        client = await House(world, nursery, 1).knock(peer)
-        await client.send(get("http://127.0.0.1/"))
-        assert (await client.answer()).reason == ("address_denied" if peer == "127.0.0.1" else "client_unknown")
-        await client.leave()
-    assert world.only()[0].client_address == recorded
-
-
-@in_virtual_time
-async def test_a_client_that_has_left_already_is_let_go_without_a_record() -> None:
-    """ATTACKS 8: a flood of resets would else flood the log; nor does it take anybody's place, also in a full house."""
+async def test_a_client_that_says_nothing_is_let_go_without_a_record() -> None:
+    """ATTACKS 8: a flood of resets would else flood the log; a client has its place as long as it is there."""
     world = World()
     async with trio.open_nursery() as nursery:
         house = House(world, nursery, 1)
-        await (await house.knock(None)).closed()
+        for _ in range(3):
+            await (await house.knock()).leave()
+            await trio.testing.wait_all_tasks_blocked()
         inside = await house.knock()
-        await (await house.knock(None)).closed()
         await exchange(world, inside)
         assert (await inside.answer()).status == 200
         await inside.leave()
-    assert house.doorman.served == 1
+    assert house.doorman.served == 4
     assert len(world.trail()) == 1
+
+
+class Pool:
+    """As many tunnels as a test says."""
+
+    def __init__(self) -> None:
+        self.tunnels = 0
+
+    def __len__(self) -> int:
+        return self.tunnels
+
+
+@in_virtual_time
+async def test_attack_8_tunnels_of_the_pool_count_against_the_limit() -> None:
+    """Their sessions are over, their sockets are not; a tunnel that ends makes room."""
+    world, pool = World(), Pool()
+    world.seams = replace(world.seams, tunnels=cast("Tunnels", pool))
+    async with trio.open_nursery() as nursery:
+        house = House(world, nursery, 2)
+        for tunnels, inside, reason in ((2, 0, "connection_limit"), (1, 0, None), (1, 1, "connection_limit")):
+            pool.tunnels = tunnels
+            clients = [await house.knock() for _ in range(inside)]
+            client = await house.knock()
+            if reason is None:
+                await exchange(world, client)
+                assert (await client.answer()).status == 200
+            else:
+                assert (await client.answer()).reason == reason
+            for each in (client, *clients):
+                await each.leave()
+            await trio.testing.wait_all_tasks_blocked()
+    assert house.doorman.served == 2
+
+
+@in_virtual_time
+async def test_strangers_are_heard_however_many_tunnels_there_are() -> None:
+    """R2: who they are is none of the tunnels' business, and they take none of their places."""
+    world, pool = World(), Pool()
+    pool.tunnels = 1000
+    world.seams = replace(world.seams, tunnels=cast("Tunnels", pool))
+    async with trio.open_nursery() as nursery:
+        stranger = await House(world, nursery, 2).knock(STRANGER)
+        await stranger.send(get())
+        assert (await stranger.answer()).reason == "client_unknown"
+        await stranger.leave()
 
 
 @in_virtual_time

@@ -20,6 +20,7 @@ from proxyd.audit.render import json_line
 from proxyd.audit.sink import SinkError
 from proxyd.http.request import Asked
 from proxyd.net.dialer import DialError
+from proxyd.net.relay import Flow
 from proxyd.net.resolver import DnsError
 from proxyd.policy.address import Resolution, parse_authority
 from proxyd.policy.verdict import Allow, Deny, Reason, decide
@@ -91,7 +92,7 @@ async def test_a_closing_record_says_how_it_ended_under_the_same_id() -> None:
     it.allowed(allow(world.policy))
     it.learn(status=200, address="93.184.216.34", dns_ms=1.5, connect_ms=2.5)
     await trio.sleep(1.25)
-    it.close("complete", 3, 5)
+    it.close("complete", Flow(3, 5))
     decision, close = world.only()
     assert decision.id == close.id == it.id
     assert (close.host, close.port, close.verdict, close.address) == ("example.com", 80, "allow", "93.184.216.34")
@@ -107,7 +108,7 @@ async def test_the_duration_begins_with_the_end_of_the_head() -> None:
     it.head_received()
     await trio.sleep(0.5)
     it.refused(Reason.HEAD_TIMEOUT, 408, None)
-    it.close("refused", 0, 0)
+    it.close("refused", Flow())
     assert world.only()[1].duration_ms == 500.0
 
 
@@ -162,7 +163,7 @@ async def test_there_is_one_decision_also_where_something_fails_after_it() -> No
     it = trail(world)
     it.allowed(allow(world.policy))
     it.refused(Reason.CONNECT_REFUSED, 502, None)
-    it.close("refused", 0, 0)
+    it.close("refused", Flow())
     decision, close = world.only()
     assert (decision.verdict, decision.reason, close.verdict, close.reason) == (
         "allow",
@@ -224,7 +225,7 @@ async def test_a_decision_that_could_not_be_written_is_written_late_before_the_c
             with pytest.raises(SinkError):
                 it.allowed(allow(world.policy))
         world.sink_error = None
-        it.close("aborted", 0, 0)
+        it.close("aborted", Flow())
         assert [(record.event, record.id) for record in world.records] == [("decision", it.id), ("close", it.id)]
         assert world.records[0].verdict == ("error" if refuse else "allow")
 
@@ -239,7 +240,7 @@ async def test_a_decision_that_was_written_is_not_written_again() -> None:
             it.refused(Reason.DNS_ERROR, 502, None)
         else:
             it.allowed(allow(world.policy))
-        it.close("aborted", 0, 0)
+        it.close("aborted", Flow())
         assert world.events == ["record decision", "record close"]
 
 
@@ -252,7 +253,7 @@ async def test_a_late_decision_to_allow_says_allow_whatever_came_of_it() -> None
         it.allowed(allow(world.policy))
     it.refused(Reason.ORIGIN_MALFORMED, None, None)
     world.sink_error = None
-    it.close("aborted", 3, 5)
+    it.close("aborted", Flow(3, 5))
     decision, close = world.records
     assert (decision.verdict, close.verdict) == ("allow", "error")
 
@@ -265,7 +266,7 @@ async def test_a_closing_record_is_tried_also_where_its_late_decision_meets_a_bu
     it.refused(Reason.DNS_ERROR, 502, None)
     world.record_bug = ValueError("a bug")
     with pytest.raises(ValueError, match="a bug"):
-        it.close("aborted", 0, 0)
+        it.close("aborted", Flow())
     assert world.events == ["record decision", "record decision", "record close"]
 
 
@@ -275,7 +276,7 @@ async def test_a_refusal_or_an_end_that_cannot_be_written_is_told_to_the_operato
     world = World(sink_error=SinkError("No space left"))
     it = trail(world)
     it.refused(Reason.DNS_ERROR, 502, None)
-    it.close("refused", 0, 0)
+    it.close("refused", Flow())
     assert world.complaints == [
         "audit log: a decision record could not be written: No space left",
         "audit log: a decision record could not be written: No space left",
@@ -437,3 +438,42 @@ async def test_a_leak_would_be_noticed() -> None:
     world = World()
     heard = await said(get("http://secret-in-the-name.example/"), world)
     assert leaks("secret-in-the-name", heard, world.records, [])
+
+
+# Tunnels that outlive their session
+
+
+@in_virtual_time
+async def test_r7_a_tunnel_that_outlives_its_session_ends_on_record_as_the_pool_says() -> None:
+    """Under the same id, with its bytes, its outcome and the whole of its duration."""
+    world = World()
+    it = trail(world)
+    it.asked(Asked("connect", parse_authority("example.com:443"), ""))
+    it.allowed(allow(world.policy))
+    it.learn(status=200, address="93.184.216.34")
+    await trio.sleep(3600.0)
+    it.tunnel_ended(Flow(3, 5, "revoked"))
+    decision, close = world.only()
+    assert decision.id == close.id == it.id
+    assert (close.outcome, close.bytes_up, close.bytes_down, close.status) == ("revoked", 3, 5, 200)
+    assert (close.host, close.address, close.duration_ms) == ("example.com", "93.184.216.34", 3_600_000.0)
+
+
+@in_virtual_time
+async def test_a_bug_at_the_end_of_a_tunnel_is_told_without_its_message_and_ends_no_other_tunnel() -> None:
+    """Nobody but the pool is there to catch it, and the pool carries everybody's; the message may quote a request."""
+    world = World(record_bug=ValueError(SECRET))
+    it = trail(world)
+    it.decided = True
+    it.tunnel_ended(Flow(3, 5, "closed"))
+    assert world.complaints == ["bug: ValueError at the end of a tunnel"]
+
+
+@in_virtual_time
+async def test_the_end_of_a_tunnel_that_cannot_be_written_is_told_to_the_operator() -> None:
+    world = World()
+    it = trail(world)
+    it.allowed(allow(world.policy))
+    world.sink_error = SinkError("the disk is full")
+    it.tunnel_ended(Flow(0, 0, "closed"))
+    assert world.complaints == ["audit log: a close record could not be written: the disk is full"]

@@ -35,7 +35,7 @@ reason = "the origin of this test"
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """One client's connection: what it sent and got, proxyd's closing records and dials, the origin's requests."""
+    """One client's connection: what it sent and got, proxyd's closing records and messages, the origin's requests."""
 
     octets: bytes
     answers: bytes
@@ -88,7 +88,7 @@ class Stage:
         """One connection of a client that sends these octets, and no more."""
         answers = ask(self.proxy, octets)
         closings = self.closings.take()
-        crossings = self.tap.take(sum(closing["connect_ms"] is not None for closing in closings))
+        crossings = self.tap.take(sum(closing["address"] is not None for closing in closings))
         seen = self.origin.seen()[self._heard :]
         self._heard += len(seen)
         return Told(octets, answers, closings, crossings, list(seen))
