@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
@@ -14,8 +15,13 @@ import pytest
 def tool(name: str) -> str:
     """The path of a program."""
     found = shutil.which(name)
-    if found is None and os.environ.get("CI"):
-        pytest.fail(f"CI installs {name}, and it is not there")
     if found is None:
-        pytest.skip(f"install {name} to run this")
+        give_up(f"install {name} to run this")
     return found
+
+
+def give_up(why: str) -> NoReturn:
+    """Leave out a test for want of something on this machine; CI, which sees to everything, may want nothing."""
+    if os.environ.get("CI"):
+        pytest.fail(f"in CI nothing may be missing: {why}")
+    pytest.skip(why)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A connection to an origin, the HTTP spoken on it, and the permission by which it was made."""
+    """A connection to an origin, the HTTP spoken on it, and the permission it serves."""
 
     allow: Allow
     dialled: Dialled
