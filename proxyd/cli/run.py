@@ -16,9 +16,9 @@ from proxyd import __version__
 from proxyd.audit.sink import FileSink
 from proxyd.cli.files import EX_CONFIG, EX_UNAVAILABLE, complain, load_or_complain, read_policy_file, today
 from proxyd.net.host import own_addresses, raise_file_limit, system_servers
+from proxyd.net.listening import bind, bound_to
 from proxyd.serve.complaints import Complaints
 from proxyd.serve.handover import Files, Handover
-from proxyd.serve.listener import bind, bound_to
 from proxyd.serve.supervisor import SIGNALS, Supervisor
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _supervise(policy: Policy, handover: Handover, files: int) -> int:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever started us may have ignored it, and no death be told
     _occupy_stdin()
     with ExitStack() as stack:
-        sockets = _bind_all(policy, stack)
+        sockets = _bind_all(policy, handover.workers, stack)
         if sockets is None:
             return EX_UNAVAILABLE
         if not _can_be_audited(policy, stack):
@@ -94,12 +94,12 @@ def _knows_itself() -> bool:
     return True
 
 
-def _bind_all(policy: Policy, stack: ExitStack) -> list[socket.socket] | None:
-    """Every listener, or None once the first that cannot be had is on stderr."""
+def _bind_all(policy: Policy, workers: int, stack: ExitStack) -> list[tuple[socket.socket, ...]] | None:
+    """Every listener, a socket of each for each worker; or None once the first that cannot be had is on stderr."""
     sockets = []
     for index, endpoint in enumerate(policy.listen.http):
         try:
-            sockets.append(stack.enter_context(bind(endpoint)))
+            sockets.append(tuple(map(stack.enter_context, bind(endpoint, workers))))
         except OSError as error:
             complain(f"listen.http[{index}]: {endpoint}: {_why_not(error)}")
             return None
@@ -132,8 +132,8 @@ def _can_be_audited(policy: Policy, stack: ExitStack) -> bool:
     return True
 
 
-def _say_what_listens(policy: Policy, handover: Handover, sockets: list[socket.socket], files: int) -> None:
-    where = ", ".join(str(bound_to(sock)) for sock in sockets)
+def _say_what_listens(policy: Policy, handover: Handover, sockets: list[tuple[socket.socket, ...]], files: int) -> None:
+    where = ", ".join(str(bound_to(each[0])) for each in sockets)
     complain(
         f"{__version__} listening on {where}; policy {policy.name} ({handover.name}), digest {policy.digest}; "
         f"audit to {policy.audit.to}; at most {policy.limits.connections} connections; "

@@ -2,6 +2,7 @@
 
 resolver   a name -> every address and the CNAME chain, or DnsError
 dialer     an Allow -> a connection to one of its addresses, or DialError
+listening  sockets that listen, one for each worker
 wire       one side of HTTP/1.1 on a stream: framing checked, then h11
 stream     a TCP connection as a trio stream that asks the kernel first
 tunnels    all established tunnels of a worker, in one epoll set

@@ -9,7 +9,7 @@
     drain      the end announced
     current    the policy as it stands now
     judge      `decide`, remembered while that stands
-    listener   sockets bound, connections accepted
+    listener   connections accepted
     complaints what the operator must know and the audit log cannot say
     worker     one process that serves: listeners inside, sessions outside, signals, drain
     __main__   a worker's beginning

@@ -1,28 +1,25 @@
-"""Sockets bound, connections accepted: whatever accept() says, the loop goes on (ATTACKS 8).
+"""Connections accepted: whatever accept() says, the loop goes on (ATTACKS 8).
 
 Nothing here reads a byte of what a client sends.
 """
 
 from __future__ import annotations
 
-import socket
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import trio
 from netaddr import IPAddress
 
-from proxyd.net.host import tune
 from proxyd.net.stream import TURN, TcpStream
-from proxyd.policy.address import Endpoint
 from proxyd.serve.session import serve_connection, turn_away
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from proxyd.serve.seams import Seams
 
-BACKLOG: Final = 4096  # the kernel takes net.core.somaxconn if that is less
 PAUSE_SECONDS: Final = 0.1  # after an accept() that failed: when files run out, trying at once helps nobody
 TURNED_AWAY: Final = 64  # connections beyond the limit that are told so at once; more are just closed
 STRANGERS: Final = 64  # connections at once of those who are no clients and will be refused; more are just closed
@@ -74,29 +71,6 @@ class Doorman:
             await serve_connection(stream, address, self._seams)
         finally:
             self._strangers -= 1
-
-
-def bind(endpoint: Endpoint) -> socket.socket:
-    """A listening socket at `endpoint` and nowhere else. Raises OSError, also where someone listens already."""
-    family = socket.AF_INET6 if endpoint.address.version == 6 else socket.AF_INET  # noqa: PLR2004 - IP versions
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        tune(sock)
-        sock.bind((str(endpoint.address), endpoint.port))
-        sock.listen(BACKLOG)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def bound_to(sock: socket.socket) -> Endpoint:
-    """Where a listening socket listens."""
-    host, port, *_ = sock.getsockname()
-    return Endpoint(IPAddress(host), port)
 
 
 async def accept_forever(

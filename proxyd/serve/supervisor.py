@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
@@ -48,9 +49,12 @@ class _Post:
 
 @dataclass(slots=True)
 class Supervisor:
-    """Keeps `handover.workers` workers serving on `sockets`. complain: a line for the operator."""
+    """Keeps `handover.workers` workers serving.
 
-    sockets: Sequence[socket.socket]
+    sockets: of each listener, one for each worker. complain: a line for the operator.
+    """
+
+    sockets: Sequence[Sequence[socket.socket]]
     handover: Handover
     complain: Callable[[str], None]
     _posts: list[_Post] = field(init=False)
@@ -69,17 +73,17 @@ class Supervisor:
                 return
 
     def _fill_posts(self) -> None:
-        for post in self._posts:
+        for place, post in enumerate(self._posts):
             if post.worker is None and not self._ending and time.monotonic() >= post.due:
                 post.started = time.monotonic()
                 try:
-                    post.worker = self._start()
+                    post.worker = self._start(place)
                 except OSError as error:  # no process, no memory, no file to be had: that may pass
                     self._vacate(post, f"could not be started: {error.strerror}")
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self, place: int) -> subprocess.Popen[bytes]:
         """A worker of its own program text: nothing of ours is in its memory but what it is handed."""
-        numbers = [sock.fileno() for sock in self.sockets]
+        numbers = [each[place].fileno() for each in self.sockets]
         worker = subprocess.Popen(  # noqa: S603 - this very package
             [sys.executable, "-P", "-m", "proxyd.serve", *map(str, numbers)],
             stdin=subprocess.PIPE,
@@ -110,7 +114,7 @@ class Supervisor:
         """Let the workers drain; asked again, let them end at once."""
         self._tell(AT_ONCE if self._ending else signal.SIGTERM)
         self._ending = True
-        for sock in self.sockets:
+        for sock in chain(*self.sockets):
             sock.close()  # while it is open anywhere, the kernel lets clients in, and nobody comes for them
 
     def _tell(self, number: signal.Signals) -> None:

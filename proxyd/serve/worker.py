@@ -18,12 +18,13 @@ from proxyd.audit.record import DIGEST_DIGITS, Record, timestamp
 from proxyd.audit.sink import SinkError
 from proxyd.net.dialer import dial
 from proxyd.net.host import own_addresses
+from proxyd.net.listening import bound_to
 from proxyd.net.resolver import Resolver
 from proxyd.net.tunnels import Tunnels
 from proxyd.serve.current import CurrentPolicy
 from proxyd.serve.handover import AT_ONCE
 from proxyd.serve.judge import Judge
-from proxyd.serve.listener import Doorman, accept_forever, bound_to
+from proxyd.serve.listener import Doorman, accept_forever
 from proxyd.serve.seams import Seams
 
 if TYPE_CHECKING:

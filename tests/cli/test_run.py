@@ -21,9 +21,9 @@ from netaddr import IPAddress
 
 from proxyd import __version__
 from proxyd.cli import main, run
+from proxyd.net.listening import bind
 from proxyd.policy.address import Endpoint
 from proxyd.serve.complaints import Complaints
-from proxyd.serve.listener import bind
 from proxyd.serve.supervisor import SIGNALS
 
 if TYPE_CHECKING:
@@ -58,19 +58,19 @@ class Start:
 
     def __init__(self) -> None:
         self.served: list[tuple[Handover, list[tuple[str, int]]]] = []
-        self.sockets: list[socket.socket] = []
+        self.sockets: list[tuple[socket.socket, ...]] = []
         self.limits: list[tuple[int, tuple[int, int]]] = []
         self.at_start: Callable[[], object] = lambda: None
 
     def supervisor(
-        self, sockets: list[socket.socket], handover: Handover, complain: Callable[[str], None]
+        self, sockets: list[tuple[socket.socket, ...]], handover: Handover, complain: Callable[[str], None]
     ) -> SimpleNamespace:
         """In the place of the supervisor, whose `run` starts nobody."""
         assert isinstance(complain, Complaints)
         self.sockets = sockets
 
         def serve() -> None:
-            self.served.append((handover, [sock.getsockname()[:2] for sock in sockets]))
+            self.served.append((handover, [each[0].getsockname()[:2] for each in sockets]))
             self.at_start()
 
         return SimpleNamespace(run=serve)
@@ -111,7 +111,7 @@ def test_a_bad_policy_is_78_and_nothing_listens(
     start: Start, write: Callable[[str], str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R12: every problem, and not a socket."""
-    monkeypatch.setattr(run, "bind", lambda _: pytest.fail("a bad policy must not listen"))
+    monkeypatch.setattr(run, "bind", lambda *_: pytest.fail("a bad policy must not listen"))
     name = write(text().replace("default", "defualt").replace('name = "agent"', "name = 5"))
     assert main(["--policy", name]) == 78
     assert len(capfd.readouterr().err.splitlines()) == 3
@@ -139,7 +139,7 @@ def test_own_addresses_that_cannot_be_read_are_78_and_nothing_listens(
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(run, "own_addresses", unreadable)
-    monkeypatch.setattr(run, "bind", lambda _: pytest.fail("it must not listen"))
+    monkeypatch.setattr(run, "bind", lambda *_: pytest.fail("it must not listen"))
     assert main(["--policy", write(text())]) == 78
     assert capfd.readouterr().err == (
         "proxyd: /proc/net: Permission denied: proxyd must know this host's addresses to keep clients from itself\n"
@@ -151,7 +151,8 @@ def test_a_port_in_use_is_69_and_leaves_no_socket_behind(
     start: Start, write: Callable[[str], str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """DESIGN, "Processes": the listener that could be had is let go of, too."""
-    with bind(Endpoint(IPAddress("127.0.0.1"), 0)) as other:
+    (other,) = bind(Endpoint(IPAddress("127.0.0.1"), 0))
+    with other:
         port = other.getsockname()[1]
         assert main(["--policy", write(text(f'"127.0.0.1:0", "127.0.0.1:{port}"'))]) == 69
     assert capfd.readouterr().err == (
@@ -361,7 +362,8 @@ def test_a_fifo_is_kept_open_so_that_its_reader_waits_for_the_workers(
 
 def test_a_port_in_use_makes_no_audit_log(start: Start, write: Callable[[str], str], tmp_path: Path) -> None:
     """Nothing is left behind by a start that was none."""
-    with bind(Endpoint(IPAddress("127.0.0.1"), 0)) as other:
+    (other,) = bind(Endpoint(IPAddress("127.0.0.1"), 0))
+    with other:
         listen = f'"127.0.0.1:{other.getsockname()[1]}"'
         assert main(["--policy", write(text(listen, f'[audit]\nto = "{tmp_path}/log"'))]) == 69
     assert not (tmp_path / "log").exists()
@@ -377,7 +379,7 @@ def test_an_end_by_a_bug_leaves_no_listener_open(start: Start, write: Callable[[
     start.at_start = bug
     with pytest.raises(RuntimeError, match="a bug"):
         main(["--policy", write(text())])
-    assert [sock.fileno() for sock in start.sockets] == [-1]
+    assert [sock.fileno() for (sock,) in start.sockets] == [-1]
 
 
 def test_a_closed_stdin_does_not_give_its_number_to_a_listener(
@@ -385,7 +387,7 @@ def test_a_closed_stdin_does_not_give_its_number_to_a_listener(
 ) -> None:
     """`proxyd … <&-`: a worker is told what to do on 0, whatever was there before."""
     numbers: list[int] = []
-    start.at_start = lambda: numbers.extend(sock.fileno() for sock in start.sockets)
+    start.at_start = lambda: numbers.extend(sock.fileno() for (sock,) in start.sockets)
     kept = os.dup(0)
     os.close(0)
     monkeypatch.setattr(sys, "stdin", None)
@@ -433,9 +435,9 @@ def test_signals_are_kept_before_anything_listens(
     """From the first moment on in which a client could be in."""
     blocked: list[set[int]] = []
 
-    def note(endpoint: Endpoint) -> socket.socket:
+    def note(endpoint: Endpoint, workers: int) -> tuple[socket.socket, ...]:
         blocked.append({int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])})
-        return bind(endpoint)
+        return bind(endpoint, workers)
 
     monkeypatch.setattr(run, "bind", note)
     assert main(["--policy", write(text())]) == 0

@@ -1,7 +1,7 @@
 """Several workers under one supervisor, as an operator and a kernel treat them: killed, signalled, starved (R12).
 
-DESIGN, "Processes"; ATTACKS 8. Nothing here depends on which worker happens to accept: a test stops one (SIGSTOP)
-to make the other accept, and goes on when that is so.
+DESIGN, "Processes"; ATTACKS 8. Nothing here depends on which worker happens to accept: a test connects until each of
+them has accepted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.end_to_end.daemon import read_until, state_of, ticks
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from tests.end_to_end.conftest import Scene
     from tests.end_to_end.daemon import Daemon
@@ -65,17 +65,32 @@ def pair(scene: Scene) -> Daemon:
 
 
 def at_each(proxy: Daemon, stack: ExitStack, count: int = 1) -> list[socket.socket]:
-    """Clients with a connection that was refused something already: `count` at each of two workers."""
-    clients = []
-    one, other = proxy.workers()
-    for silent in (one, other):
-        with stopped(silent):
-            for _ in range(count):
-                client = stack.enter_context(proxy.connect())
-                client.sendall(REFUSED)
-                refusal(client)
-                clients.append(client)
-    return clients
+    """Clients with a connection that was refused something already: `count` at each of the workers, in their order."""
+    inside: dict[int, list[socket.socket]] = {worker: [] for worker in proxy.workers()}
+    while any(len(clients) < count for clients in inside.values()):
+        client = stack.enter_context(proxy.connect())
+        inside[accepted_by(inside, client)].append(client)
+    chosen = [client for clients in inside.values() for client in clients[:count]]
+    for client in chosen:
+        client.sendall(REFUSED)
+        refusal(client)
+    return chosen
+
+
+def accepted_by(workers: Iterable[int], client: socket.socket) -> int:
+    """Which of the workers has the other end of a client's connection (proc(5), net/tcp)."""
+    for _ in ticks():
+        for worker in workers:
+            if set(files_of(worker).values()) & sockets_opposite(client):
+                return worker
+    raise AssertionError("nobody accepts")
+
+
+def sockets_opposite(client: socket.socket) -> set[str]:
+    """The other end of a connection, as an open file; none before it was accepted."""
+    ours = f":{client.getsockname()[1]:04X}"
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {f"socket:[{fields[9]}]" for fields in lines if fields[2].endswith(ours) and fields[9] != "0"}
 
 
 def refusal(client: socket.socket) -> None:
@@ -140,10 +155,10 @@ def test_a_worker_that_dies_takes_no_siblings_connections_with_it(scene: Scene, 
     with ExitStack() as stack:
         first, second = tunnels(scene, pair, stack)
         one, other = pair.workers()
-        os.kill(other, signal.SIGKILL)  # `first` was accepted while the one was stopped
+        os.kill(one, signal.SIGKILL)
         assert first.recv(1) == b""
         use(second)
-        assert one in pair.workers()
+        assert other in pair.workers()
 
 
 def test_r12_workers_that_cannot_start_are_tried_again_until_they_can(scene: Scene, tmp_path: Path) -> None:
@@ -253,8 +268,8 @@ def test_a_worker_that_somebody_ends_drains_and_is_replaced(scene: Scene, pair: 
     """To end one of them is not to end proxyd."""
     with ExitStack() as stack:
         first, second = tunnels(scene, pair, stack)
-        _, other = pair.workers()
-        os.kill(other, signal.SIGTERM)  # `first` was accepted while the one was stopped
+        one, _ = pair.workers()
+        os.kill(one, signal.SIGTERM)
         use(first)
         first.close()
         pair.wait_for_start(3)
@@ -322,7 +337,7 @@ def test_the_lines_of_several_workers_never_interleave(scene: Scene, tmp_path: P
     assert {event: events.count(event) for event in events} == {"start": 2, "decision": 2000, "close": 2000, "stop": 2}
     for event in ("decision", "close"):
         assert len({record["id"] for record in records if record["event"] == event}) == 2000
-    assert [record["connections"] for record in records if record["event"] == "stop"] == [4, 4]
+    assert all(record["connections"] >= 4 for record in records if record["event"] == "stop")
 
 
 # What a worker has, and what not

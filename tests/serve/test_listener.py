@@ -1,9 +1,8 @@
-"""Sockets bound, connections accepted: no failing accept() ends the loop, and a full house says so (ATTACKS 8)."""
+"""Connections accepted: no failing accept() ends the loop, and a full house says so (ATTACKS 8)."""
 
 from __future__ import annotations
 
 import errno
-import gc
 import socket
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,18 +14,10 @@ from netaddr import IPAddress
 from trio.abc import HalfCloseableStream
 from trio.testing import memory_stream_pair
 
+from proxyd.net.listening import bind
 from proxyd.net.stream import TURN
 from proxyd.policy.address import Endpoint
-from proxyd.serve.listener import (
-    BACKLOG,
-    PAUSE_SECONDS,
-    STRANGERS,
-    TURNED_AWAY,
-    Doorman,
-    accept_forever,
-    bind,
-    bound_to,
-)
+from proxyd.serve.listener import PAUSE_SECONDS, STRANGERS, TURNED_AWAY, Doorman, accept_forever
 from tests.serve.scene import Peer, World, exchange, get, in_virtual_time
 
 if TYPE_CHECKING:
@@ -40,62 +31,6 @@ if TYPE_CHECKING:
 
 LOOPBACK = Endpoint(IPAddress("127.0.0.1"), 0)
 STRANGER = "10.9.9.9"  # no [[client]] has this address
-
-
-# Binding
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2", "::1"])
-def test_a_listener_is_at_its_endpoint_and_nowhere_else(address: str) -> None:
-    """R1."""
-    with bind(Endpoint(IPAddress(address), 0)) as listener:
-        where = bound_to(listener)
-        assert str(where.address) == address
-        assert where.port > 0
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        with socket.socket(family) as client:
-            client.connect((address, where.port))
-        with socket.socket(socket.AF_INET) as stranger, pytest.raises(ConnectionRefusedError):
-            stranger.connect(("127.0.0.9", where.port))
-
-
-def test_an_ipv6_listener_takes_no_ipv4() -> None:
-    """R1: `[::]:3128` would otherwise be a wildcard of both families; a peer is never a mapped address."""
-    with bind(Endpoint(IPAddress("::"), 0)) as listener:
-        assert listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
-        with socket.socket(socket.AF_INET) as client, pytest.raises(ConnectionRefusedError):
-            client.connect(("127.0.0.1", bound_to(listener).port))
-
-
-def test_a_port_that_somebody_listens_on_is_an_error_and_leaves_no_socket_behind() -> None:
-    """DESIGN, "Processes": also a second proxyd."""
-    with bind(LOOPBACK) as listener:
-        with pytest.raises(OSError, match="in use") as error:
-            bind(bound_to(listener))
-        assert error.value.errno == errno.EADDRINUSE
-        del error
-        gc.collect()  # a socket left open would warn here, and a warning is an error
-
-
-def test_a_port_whose_last_connections_linger_can_be_bound_again() -> None:
-    """A restart must not wait for TIME_WAIT."""
-    with bind(LOOPBACK) as listener:
-        where = bound_to(listener)
-        client = socket.create_connection((str(where.address), where.port))
-        accepted, _ = listener.accept()
-        accepted.close()  # first to close: the server's side is the one that lingers
-        client.close()
-    with bind(where) as again:
-        assert bound_to(again) == where
-
-
-def test_a_listener_has_room_for_a_burst() -> None:
-    """claude-code#18583: connections that come at once are not turned away by the kernel."""
-    with bind(LOOPBACK) as listener:
-        clients = [socket.create_connection(listener.getsockname()) for _ in range(200)]
-        for client in clients:
-            client.close()
-    assert BACKLOG >= 200
 
 
 # Accepting
@@ -241,7 +176,7 @@ async def test_a_real_connection_is_served_and_kept_alive_by_the_kernel() -> Non
             options.append((ask(socket.SOL_SOCKET, socket.SO_KEEPALIVE), ask(socket.IPPROTO_TCP, socket.TCP_NODELAY)))
             await super().receive(stream, address)
 
-    listener = bind(LOOPBACK)
+    (listener,) = bind(LOOPBACK)
     where = listener.getsockname()
     guests = Asking()
     with trio.fail_after(20.0):

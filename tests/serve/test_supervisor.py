@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -141,7 +142,7 @@ class Stage:
         del self._script[0]
         return SimpleNamespace(si_signo=act())
 
-    def supervise(self, workers: int = 1, sockets: tuple[socket.socket, ...] = ()) -> None:
+    def supervise(self, workers: int = 1, sockets: tuple[tuple[socket.socket, ...], ...] = ()) -> None:
         """Let the supervisor run until it returns, which is when everything has happened."""
         Supervisor(sockets, handover(workers), self.complaints.append).run()
         assert self._script == []
@@ -175,16 +176,17 @@ term: Final = hear(signal.SIGTERM)
 
 def test_as_many_workers_as_the_policy_says_are_given_the_listeners_and_the_handover(stage: Stage) -> None:
     """DESIGN, "Processes": the very bytes of the policy, over a pipe; nothing of it in argv (R7)."""
-    with socket.socket() as first, socket.socket() as second:
-        numbers = [first.fileno(), second.fileno()]
+    with ExitStack() as stack:
+        first, second = ([stack.enter_context(socket.socket()) for _ in range(3)] for _ in range(2))
+        numbers = [[one.fileno(), other.fileno()] for one, other in zip(first, second, strict=True)]
         stage.at(1, term, stage.all_end)
-        stage.supervise(3, (first, second))
+        stage.supervise(3, (tuple(first), tuple(second)))
     assert stage.starts() == [0, 0, 0]
     told = io.BytesIO()
     handover(3).write(told)
-    for worker in stage.started:
-        assert worker.command == [sys.executable, "-P", "-m", "proxyd.serve", *map(str, numbers)]
-        assert worker.how["pass_fds"] == numbers
+    for worker, own in zip(stage.started, numbers, strict=True):
+        assert worker.command == [sys.executable, "-P", "-m", "proxyd.serve", *map(str, own)]
+        assert worker.how["pass_fds"] == own
         assert worker.how["stdin"] == subprocess.PIPE
         assert worker.stdin is not None
         assert worker.stdin.said == told.getvalue()
@@ -326,7 +328,7 @@ def test_from_the_end_on_nobody_is_let_in_by_the_kernel(stage: Stage) -> None:
 
         number = sock.fileno()
         stage.at(1, look, term, look, stage.all_end)
-        stage.supervise(1, (sock,))
+        stage.supervise(1, ((sock,),))
     assert seen == [number, -1]
 
 
@@ -440,7 +442,7 @@ def test_a_real_process_gets_the_listener_the_handover_and_no_other_file(
     with socket.socket() as sock, Path(os.devnull).open() as other:
         os.set_inheritable(other.fileno(), True)  # noqa: FBT003 - the only way to say it
         number = sock.fileno()
-        Supervisor((sock,), handover(text=text), pytest.fail).run()
+        Supervisor(((sock,),), handover(text=text), pytest.fail).run()
     arguments, files, told = seen.read_text().split("\n", 2)
     assert arguments == repr(["-P", "-m", "proxyd.serve", str(number)])
     assert files == repr([0, 1, 2, number])

@@ -18,6 +18,7 @@ import trio
 from netaddr import IPAddress, IPNetwork
 
 from proxyd.audit.sink import FileSink, SinkError
+from proxyd.net.listening import bind, bound_to
 from proxyd.policy.address import Endpoint
 from proxyd.policy.model import Own
 from proxyd.serve import worker as worker_module
@@ -25,7 +26,6 @@ from proxyd.serve.complaints import Complaints
 from proxyd.serve.current import CurrentPolicy
 from proxyd.serve.handover import AT_ONCE, Files, Handover
 from proxyd.serve.judge import Judge
-from proxyd.serve.listener import bind, bound_to
 from proxyd.serve.worker import serve, utc_now
 from tests.serve.scene import SCHEMA, VIA, Peer, connect, get, policy
 
@@ -118,7 +118,7 @@ def handover(servers: tuple[Endpoint, ...] = (), workers: int = 1) -> Handover:
 @asynccontextmanager
 async def running(log: Log, policy: Policy, handed: Handover | None = None) -> AsyncIterator[Worker]:
     """A worker; in the end it is told to go, should it not have gone yet."""
-    sock = bind(Endpoint(IPAddress("127.0.0.1"), 0))
+    (sock,) = bind(Endpoint(IPAddress("127.0.0.1"), 0))
     leash, supervisor = os.pipe()
     worker = Worker(log, bound_to(sock), supervisor)
     try:
@@ -418,7 +418,8 @@ async def test_a_worker_that_cannot_know_its_own_addresses_does_not_start(
 
     monkeypatch.setattr(worker_module, "own_addresses", unreadable)
     log = Log(tmp_path / "log")
-    with bind(Endpoint(IPAddress("127.0.0.1"), 0)) as sock, pytest.raises(PermissionError):
+    (sock,) = bind(Endpoint(IPAddress("127.0.0.1"), 0))
+    with sock, pytest.raises(PermissionError):
         await serve(policy(), handover(), [sock], log, pytest.fail, -1)
     log.close()
     assert log.records == []
