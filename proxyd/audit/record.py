@@ -23,7 +23,7 @@ DIGEST_DIGITS: Final = 16
 """Hex digits of the policy's digest in a record: enough to tell policies apart, and to read."""
 
 # event -> the fields that its records have, in this order
-_SUBJECT = ("client", "client_address", "method", "scheme", "host", "port")
+_SUBJECT = ("client", "client_address", "user", "method", "scheme", "host", "port")
 _JUDGEMENT = ("verdict", "reason", "rule", "refused", "would", "status")
 _POLICY = ("policy", "digest")
 FIELDS_OF: Final[Mapping[str, tuple[str, ...]]] = {
@@ -36,6 +36,9 @@ FIELDS_OF: Final[Mapping[str, tuple[str, ...]]] = {
         *("bytes_up", "bytes_down", "dns_ms", "connect_ms", "duration_ms", "truncated"),
     ),
     "stop": ("schema", "time", "event", "pid", "connections", *_POLICY),
+    "reload": (
+        *("schema", "time", "event", "pid", "outcome", "problems", "changes", "revoked", *_POLICY, "truncated"),
+    ),
 }
 
 
@@ -51,6 +54,7 @@ class Record:
     id: str | None = None
     client: str | None = None
     client_address: str | None = None
+    user: str | None = None
     method: str | None = None
     scheme: str | None = None
     host: str | None = None
@@ -74,6 +78,9 @@ class Record:
     pid: int | None = None
     listening: tuple[str, ...] = ()
     connections: int = 0
+    problems: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+    revoked: int = 0
     schema: int = SCHEMA
     truncated: bool = False
 

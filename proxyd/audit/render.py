@@ -29,7 +29,8 @@ def json_line(record: Record) -> bytes:
     """The record as one line of ASCII JSON, at most MAX_LINE octets."""
     line = _json(record)
     if len(line) > MAX_LINE:
-        line = _json(replace(record, addresses=None, refused=None, listening=(), rule=None, truncated=True))
+        shorter = replace(record, addresses=None, refused=None, listening=(), rule=None, problems=(), changes=())
+        line = _json(replace(shorter, truncated=True))
     return line
 
 

@@ -26,6 +26,10 @@ _TYPES: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
     "id": (_TEXT, "the request: the same in its decision, its closing record and the refusal the client saw"),
     "client": (_MAYBE_TEXT, "the [[client]] it was recognised as, or null for nobody"),
     "client_address": (_MAYBE_TEXT, "where the client connected from"),
+    "user": (
+        _MAYBE_TEXT,
+        "the local account that owned the client's socket; null where it does not matter or is not known",
+    ),
     "method": (_MAYBE_TEXT, 'the method, or "other" for one that nobody registered'),
     "scheme": ({"enum": ["http", "connect", None]}, "a plain request, or a tunnel"),
     "host": (_MAYBE_TEXT, "the host asked for in normal form; null if the request could not be read"),
@@ -49,6 +53,9 @@ _TYPES: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
     "pid": (_COUNT, "the worker's process"),
     "listening": (_TEXTS, "the listeners"),
     "connections": (_COUNT, "client connections served"),
+    "problems": (_TEXTS, "why a reload was refused; the policy before stays in force"),
+    "changes": (_TEXTS, "what is different in the policy that was reloaded"),
+    "revoked": (_COUNT, "connections that the new policy refuses, and that were cut"),
     "truncated": ({"type": "boolean"}, "whether something was left out to keep the line short"),
 }
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 CHECK_SECONDS: Final = 1.0
 """How long a file that was renamed or removed may stay unnoticed."""
 
+_LOOK_AGAIN_SECONDS: Final = 0.02
 _OPEN_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _MODE: Final = 0o640  # the records say who went where: not for everybody
 
@@ -114,14 +115,28 @@ def _close(outlet: Outlet) -> None:
 
 
 def _ends_torn(path: str) -> bool:
-    """Whether a file ends in the middle of a line: a disk was full, and the next record must not join what it left."""
+    """Whether a file ends in the middle of a line: a disk was full, and the next record must not join what it left.
+
+    A line that a sibling writes at this moment can be seen before it is whole. It is whole, or there is more of it, the
+    next time somebody looks.
+    """
+    torn = _torn_size(path)
+    if not torn:
+        return False
+    time.sleep(_LOOK_AGAIN_SECONDS)
+    return _torn_size(path) == torn
+
+
+def _torn_size(path: str) -> int:
+    """How long the file is, if it ends in the middle of a line; else 0."""
     try:
         if not Path(path).is_file():
-            return False
+            return 0
         with Path(path).open("rb") as file:
-            if not file.seek(0, os.SEEK_END):
-                return False
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) != b"\n"
+            size = file.seek(0, os.SEEK_END)
+            if not size:
+                return 0
+            file.seek(size - 1)
+            return 0 if file.read(1) == b"\n" else size
     except OSError:
-        return False  # not ours to read; at worst one line is joined to another
+        return 0  # not ours to read; at worst one line is joined to another

@@ -3,6 +3,9 @@
     run        proxyd --policy FILE
     check      proxyd check FILE…
     explain    proxyd explain URL --policy FILE
+    reload     proxyd reload --policy FILE
+    password   proxyd password
+    prepare    what a policy asks for, made ready to be served
     files      policy files read from disk, and what to say when they are bad
 
 Nothing the user typed yields a traceback: exit status 2 for bad usage, 78 for a bad policy, 69 for a port in use.
@@ -17,7 +20,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from proxyd import __version__
-from proxyd.cli import check, explain, run
+from proxyd.cli import check, explain, password, reload, run
 from proxyd.cli.files import EX_CONFIG, EX_IOERR, complain
 from proxyd.policy.text import printable
 
@@ -29,6 +32,7 @@ examples:
   proxyd --policy policies/default.toml             run the proxy
   proxyd check policies/default.toml                load a policy and run its tests
   proxyd explain http://10.0.0.1/ --policy FILE     say how a request would be judged
+  proxyd reload --policy FILE                       let the proxy that runs it change to what it says now
 
 exit status: 0 success, 1 a denial (explain), 2 bad usage, 69 cannot listen, 74 stdout cannot be written,
 78 bad policy
@@ -110,4 +114,6 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command")
     check.add_command(commands)
     explain.add_command(commands)
+    reload.add_command(commands)
+    password.add_command(commands)
     return parser

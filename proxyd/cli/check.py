@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from proxyd.cli.files import EX_CONFIG, load_or_complain
+from proxyd.cli.files import EX_CONFIG, complain, load_or_complain
+from proxyd.policy.lint import warnings
 from proxyd.policy.text import printable
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
             good = False
         else:
             sys.stdout.write(f"{printable(name)}: good: {_summary(policy)}\n")
+            for warning in warnings(policy):
+                complain(f"{name}: warning: {warning}")
     return 0 if good else EX_CONFIG
 
 

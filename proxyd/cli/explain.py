@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from proxyd.cli.files import EX_CONFIG, EX_USAGE, complain, load_or_complain, today
 from proxyd.net.host import own_addresses
 from proxyd.policy.address import BadTarget, Resolution, parse_address, parse_host, parse_url
-from proxyd.policy.model import Own
+from proxyd.policy.snapshot import Own, Snapshot
 from proxyd.policy.text import printable
 from proxyd.policy.verdict import STEP_OF, Allow, Deny, NeedAddresses, Reason, Step, decide
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from netaddr import IPAddress
 
     from proxyd.policy.address import Destination
-    from proxyd.policy.model import Client, Policy, Snapshot
+    from proxyd.policy.client import Client
+    from proxyd.policy.model import Policy
 
 
 def add_command(commands: argparse._SubParsersAction[Any]) -> None:
@@ -64,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         complain("--cname: a chain ends in addresses; add --address IP")
         return EX_USAGE
     try:
-        snapshot = policy.at(today(), Own(policy.ports, own_addresses()))
+        snapshot = Snapshot.of(policy, today(), Own(policy.ports, own_addresses()))
     except OSError as error:
         complain(f"/proc/net: {error.strerror}: this host's addresses are needed, as proxyd is reached by nobody")
         return EX_CONFIG
@@ -76,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         looked_at = _looked_at(destination, client, snapshot, verdict)
     except BadTarget as bad:
         verdict, looked_at = Deny(Reason.MALFORMED_TARGET, str(bad)), {Step.CLIENT: client.name}
-    for line in _steps(verdict, looked_at):
+    for line in (*_steps(verdict, looked_at), *_conditions(verdict, client, snapshot)):
         sys.stdout.write(f"{printable(line)}\n")
     return 1 if isinstance(verdict, Deny) else 0
 
@@ -85,11 +86,12 @@ def _looked_at(
     destination: Destination, client: Client, snapshot: Snapshot, verdict: Allow | Deny | NeedAddresses
 ) -> dict[Step, str]:
     """What each step of the judgement had before it."""
+    rules = snapshot.rules(client)
     idle = isinstance(verdict, Allow) and not verdict.permitted
-    permits = [] if idle else [permit.label for permit in snapshot.permits(destination)]
-    row = snapshot.allowed(destination)
+    permits = [] if idle else [permit.label for permit in rules.permits(destination)]
+    row = rules.allowed(destination)
     exempt = f", permitted by {permits[0]}" if permits else ""
-    default = f"default is {snapshot.policy.destinations.default}"
+    default = f"default is {rules.destinations.default}"
     return {
         Step.CLIENT: client.name,
         Step.FORM: str(destination),
@@ -119,6 +121,20 @@ def _steps(verdict: Allow | Deny | NeedAddresses, looked_at: dict[Step, str]) ->
         yield f"allow: by {verdict.rule}"
         if verdict.would is not None:
             yield f"report mode: enforcing would say deny: {verdict.would.reason}"
+
+
+def _conditions(verdict: Allow | Deny | NeedAddresses, client: Client, snapshot: Snapshot) -> Iterator[str]:
+    """What else holds for a request that is let through: it is no part of the verdict."""
+    if not isinstance(verdict, Allow):
+        return
+    if snapshot.rules(client).destinations.holds_to_tls_name(verdict.destination.port):
+        yield f"in a tunnel, TLS must name {verdict.destination.host} (tls_name)"
+    for whose, limits in ((f"client {client.name}", client.limits), ("all clients", snapshot.policy.limits)):
+        yield from (f"{name} of {whose}: {value}" for name, value in limits.in_words())
+    for name, value in client.egress.in_words():
+        yield f"it leaves by {name} {value}"
+    if snapshot.policy.parent is not None:
+        yield f"it leaves through the parent {snapshot.policy.parent.address}"
 
 
 def _line(said: str, step: Step, what: str) -> str:

@@ -22,6 +22,7 @@ EX_UNAVAILABLE: Final = 69  # sysexits.h: a service cannot be offered
 EX_IOERR: Final = 74  # sysexits.h: an error while doing I/O
 EX_CONFIG: Final = 78  # sysexits.h: something in the configuration
 
+_TOO_OPEN: Final = stat.S_IWGRP | stat.S_IRWXO
 MAX_FILE: Final = 1024 * 1024  # octets of one policy file; nobody reviews more
 
 
@@ -30,12 +31,15 @@ def today() -> dt.date:
     return dt.datetime.now(dt.UTC).date()
 
 
-def read_policy_file(name: str, beside: str | None) -> tuple[str, bytes]:
+def read_policy_file(name: str, beside: str | None, *, secret: bool = False) -> tuple[str, bytes]:
     """What `proxyd.policy.load.load` reads through. Raises OSError."""
     path = os.path.realpath(Path(beside).parent / name if beside else name)
     with open(path, "rb", opener=_without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
             raise OSError(0, "it is no regular file")
+        if secret and mode & _TOO_OPEN:
+            raise OSError(0, f"others may read or write it; chmod 0640 (it is {stat.S_IMODE(mode):#06o})")
         data = file.read(MAX_FILE + 1)
     if data is None:
         raise OSError(0, "it has nothing to be read now")

@@ -1,31 +1,39 @@
-"""`proxyd --policy FILE`: load, bind, say what is listening, and let workers serve. It judges nothing."""
+"""`proxyd --policy FILE`: make ready, say what is listening, and let workers serve. It judges nothing."""
 
 from __future__ import annotations
 
+import datetime as dt
 import errno
 import os
 import resource
-import secrets
 import signal
 import sys
-from contextlib import ExitStack
-from pathlib import Path
+from contextlib import ExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from proxyd import __version__
-from proxyd.audit.sink import FileSink
-from proxyd.cli.files import EX_CONFIG, EX_UNAVAILABLE, complain, load_or_complain, read_policy_file, today
-from proxyd.net.host import own_addresses, raise_file_limit, system_servers
-from proxyd.net.listening import bind, bound_to
+from proxyd.audit.record import DIGEST_DIGITS, Record, timestamp
+from proxyd.audit.sink import FileSink, Sink, SinkError
+from proxyd.cli.files import EX_UNAVAILABLE, complain
+from proxyd.cli.prepare import prepare
+from proxyd.net.host import raise_file_limit, tunnels_within
+from proxyd.policy.lint import warnings
+from proxyd.policy.text import printable
+from proxyd.serve import control
+from proxyd.serve.charge import CannotServe
 from proxyd.serve.complaints import Complaints
-from proxyd.serve.handover import Files, Handover
-from proxyd.serve.supervisor import SIGNALS, Supervisor
+from proxyd.serve.crew import Crew
+from proxyd.serve.ears import SIGNALS, Ears
+from proxyd.serve.ledger import new_ledger
+from proxyd.serve.supervisor import Supervisor
 
 if TYPE_CHECKING:
     import argparse
     import socket
 
-    from proxyd.policy.model import Policy
+    from proxyd.serve.charge import Charge
+    from proxyd.serve.control import Outcome
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,109 +44,122 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the proxy until it is told to end; the exit status."""
-    files = Files()
-    policy = load_or_complain(arguments.run_policy, files.remembering(read_policy_file))
-    if policy is None:
-        return EX_CONFIG
-    servers = policy.dns.servers or system_servers()
-    if not servers:
-        complain('no resolver: /etc/resolv.conf names none; write servers = ["9.9.9.9"] under [dns] in the policy')
-        return EX_CONFIG
-    if not _knows_itself():
-        return EX_CONFIG
-    _leave_no_core()
-    handover = Handover(
-        name=arguments.run_policy,
-        day=today(),
-        files=files,
-        servers=servers,
-        via=f"proxyd-{secrets.token_hex(4)}",
-        workers=_workers(policy),
-    )
-    return _supervise(policy, handover, raise_file_limit())
-
-
-def _supervise(policy: Policy, handover: Handover, files: int) -> int:
-    """Listen, say so, and let workers serve; the exit status. files: how many may be open."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # to our end: none is lost, and none of them ends us otherwise
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever started us may have ignored it, and no death be told
+    _leave_no_core()
     _occupy_stdin()
+    files = raise_file_limit()
+    say = Complaints()
     with ExitStack() as stack:
-        sockets = _bind_all(policy, handover.workers, stack)
-        if sockets is None:
-            return EX_UNAVAILABLE
-        if not _can_be_audited(policy, stack):
-            return EX_CONFIG
-        _say_what_listens(policy, handover, sockets, files)
-        Supervisor(sockets, handover, Complaints()).run()
+        ledger = new_ledger()
+        stack.callback(os.close, ledger)
+        try:
+            charge = prepare(arguments.run_policy, ledger, say)
+            supervisor = _supervisor(charge, ledger, say)
+            stack.callback(supervisor.close)
+            ears = Ears(_control(charge.policy.listen.control, stack))
+        except CannotServe as reason:
+            for problem in reason.problems:
+                complain(problem)
+            return reason.status
+        stack.callback(ears.close)
+        _say_what_listens(charge, files)
+        supervisor.run(ears)
     return 0
 
 
-def _occupy_stdin() -> None:
-    """With stdin closed, the first listener would take its number, which a worker needs for what it is told."""
-    if sys.stdin is None:
-        os.open(os.devnull, os.O_RDONLY)
+def _supervisor(charge: Charge, ledger: int, say: Complaints) -> Supervisor:
+    return Supervisor(
+        charge,
+        Crew(charge.handover.workers, ledger, say),
+        partial(_renewed, ledger=ledger, say=say),
+        partial(_tell, say=say),
+    )
 
 
-def _workers(policy: Policy) -> int:
-    """How many processes serve: "auto" is one for each core that this account may use."""
-    return policy.workers if isinstance(policy.workers, int) else len(os.sched_getaffinity(0))
+def _renewed(before: Charge, ledger: int, say: Complaints) -> Charge:
+    """What the policy is by now. Raises CannotServe."""
+    return prepare(before.handover.name, ledger, say, before)
 
 
-def _knows_itself() -> bool:
+def _control(path: str, stack: ExitStack) -> socket.socket | None:
+    """The control socket, if the policy wants one. Raises CannotServe."""
+    if not path:
+        return None
     try:
-        own_addresses()
+        sock = stack.enter_context(control.listen(path))
     except OSError as error:
-        complain(f"/proc/net: {error.strerror}: proxyd must know this host's addresses to keep clients from itself")
-        return False
-    return True
-
-
-def _bind_all(policy: Policy, workers: int, stack: ExitStack) -> list[tuple[socket.socket, ...]] | None:
-    """Every listener, a socket of each for each worker; or None once the first that cannot be had is on stderr."""
-    sockets = []
-    for index, endpoint in enumerate(policy.listen.http):
-        try:
-            sockets.append(tuple(map(stack.enter_context, bind(endpoint, workers))))
-        except OSError as error:
-            complain(f"listen.http[{index}]: {endpoint}: {_why_not(error)}")
-            return None
-    return sockets
+        raise CannotServe(f"listen.control: {path}: {_why_not(error)}", status=EX_UNAVAILABLE) from None
+    stack.callback(_remove, path)
+    return sock
 
 
 def _why_not(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return "somebody listens there already; stop them (another proxyd?) or choose another port"
-    if error.errno == errno.EACCES:
-        return "not permitted; choose a port above 1023, or grant CAP_NET_BIND_SERVICE"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return "this host has no such address; `ip address` shows which it has"
-    return error.strerror or "cannot listen"
+        return "somebody listens there already, or something else is there; stop them (another proxyd?) or remove it"
+    return f"{error.strerror}; name a path in a folder of this account's own"
 
 
-def _can_be_audited(policy: Policy, stack: ExitStack) -> bool:
-    """Whether a worker will be able to open the audit log: better said now than by each of them."""
-    if policy.audit.to == "stdout":
-        return True
-    try:
-        sink = FileSink(policy.audit.to)
-    except OSError as error:
-        complain(f"audit.to: {policy.audit.to}: {error.strerror}; name a file that this account may append to")
-        return False
-    if Path(policy.audit.to).is_fifo():
-        stack.callback(sink.close)  # while no worker has it open, its reader would take that for the end of all records
-    else:
-        sink.close()
-    return True
+def _remove(path: str) -> None:
+    with suppress(OSError):
+        os.unlink(path)  # noqa: PTH108 - as it was made
 
 
-def _say_what_listens(policy: Policy, handover: Handover, sockets: list[tuple[socket.socket, ...]], files: int) -> None:
-    where = ", ".join(str(bound_to(each[0])) for each in sockets)
+def _occupy_stdin() -> None:
+    """With stdin closed, the first file opened would take its number, which a worker needs for what it is told."""
+    if sys.stdin is None:
+        os.open(os.devnull, os.O_RDONLY)
+
+
+def _say_what_listens(charge: Charge, files: int) -> None:
+    policy, handover = charge.policy, charge.handover
+    where = ", ".join(charge.described)
     complain(
         f"{__version__} listening on {where}; policy {policy.name} ({handover.name}), digest {policy.digest}; "
         f"audit to {policy.audit.to}; at most {policy.limits.connections} connections; "
-        f"{handover.workers} {'worker' if handover.workers == 1 else 'workers'} of {files} open files"
+        f"{handover.workers} {'worker' if handover.workers == 1 else 'workers'} of {files} open files, "
+        f"enough for {tunnels_within(files)} tunnels {'' if handover.workers == 1 else 'each'}".rstrip()
     )
+    for warning in warnings(policy):
+        complain(f"warning: {warning}")
+
+
+def _tell(outcome: Outcome, charge: Charge, say: Complaints) -> None:
+    """Tell the operator, and the audit log, what came of a reload."""
+    policy = charge.policy
+    if outcome.problems:
+        for problem in outcome.problems:
+            say(printable(f"reload refused, policy {policy.name} stays as it was: {problem}"))
+    else:
+        changed = ", ".join(outcome.changes) or "nothing changed"
+        cut = f"{outcome.revoked} connections cut"
+        say(printable(f"reloaded: policy {policy.name}, digest {policy.digest}; {changed}; {cut}"))
+        for warning in warnings(policy):
+            say(printable(f"warning: {warning}"))
+    record = Record(
+        time=timestamp(dt.datetime.now(dt.UTC)),
+        event="reload",
+        pid=os.getpid(),
+        outcome="refused" if outcome.problems else "done",
+        problems=outcome.problems,
+        changes=outcome.changes,
+        revoked=outcome.revoked,
+        policy=policy.name,
+        digest=policy.digest[:DIGEST_DIGITS],
+    )
+    try:
+        _write(record, policy.audit.to)
+    except (SinkError, OSError) as error:
+        say(f"audit log: a reload record could not be written: {getattr(error, 'strerror', None) or error}")
+
+
+def _write(record: Record, to: str) -> None:
+    """One record of the supervisor's own; the workers write all others. Raises SinkError or OSError."""
+    sink = Sink(sys.stdout.fileno()) if to == "stdout" else FileSink(to)
+    try:
+        sink.write(record)
+    finally:
+        sink.close()
 
 
 def _leave_no_core() -> None:

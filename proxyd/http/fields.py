@@ -15,7 +15,7 @@ from proxyd.http.request import field_tokens
 from proxyd.policy.address import bracketed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
     from collections.abc import Set as AbstractSet
 
     from proxyd.http.request import Asked
@@ -70,17 +70,17 @@ _STRUCTURED_MEMBER = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*+")++')
 
 
 def request_to_origin(
-    request: h11.Request, asked: Asked, via: str, *, drop_identity: bool, keep: bool = False
+    request: h11.Request, asked: Asked, via: str, *, without_identity: Collection[str] | None, keep: bool = False
 ) -> h11.Request:
     """The request as the origin gets it: origin-form, its own Host first.
 
-    via: our name in Via. drop_identity: leave out what a trusted proxy would vouch with. keep: whether another request
-    may follow on the same connection.
+    via: our name in Via. without_identity: leave out what a trusted proxy would vouch with, and headers of these names
+    besides; None leaves them in. keep: whether another request may follow on the same connection.
     """
     replaced = {b"host", b"proxy-status"} if request.http_version > b"1.0" else {b"host", b"proxy-status", b"expect"}
     kept = _without(replaced, _end_to_end(request))
     fields = [(b"Host", host_field(asked.destination)), *_count_hops(request.method, kept)]
-    fields = _without_identity(fields) if drop_identity else fields
+    fields = fields if without_identity is None else _without_identity(fields, without_identity)
     fields.append((b"Via", _via(request.http_version, via)))
     if asked.upgrade:
         fields += _UPGRADE
@@ -106,10 +106,10 @@ def informational_to_client(response: h11.InformationalResponse) -> h11.Informat
     return h11.InformationalResponse(status_code=response.status_code, headers=fields, reason=response.reason)
 
 
-def trailers(message: h11.EndOfMessage, *, drop_identity: bool = False) -> Fields:
+def trailers(message: h11.EndOfMessage, *, without_identity: Collection[str] | None = None) -> Fields:
     """The trailer fields that may be passed on, by the same rules as a head (RFC 9110 §6.5.1)."""
     fields = _without(_NO_TRAILERS, _without_our_status(_end_to_end(message)))
-    return _without_identity(fields) if drop_identity else fields
+    return fields if without_identity is None else _without_identity(fields, without_identity)
 
 
 def host_field(destination: Destination) -> bytes:
@@ -142,12 +142,13 @@ def _plain_length(fields: Fields) -> Fields:
     return [(name, b"%d" % int(value) if name.lower() == b"content-length" else value) for name, value in fields]
 
 
-def _without_identity(fields: Fields) -> Fields:
-    """The fields in which nobody vouches for anybody."""
+def _without_identity(fields: Fields, more: Collection[str]) -> Fields:
+    """The fields in which nobody vouches for anybody; what a message cannot do without stays."""
+    identity = (_IDENTITY | {_plain(name.encode()) for name in more}) - _PROTECTED
     return [
         (name, value)
         for name, value in fields
-        if _plain(name) not in _IDENTITY and not _plain(name).startswith(_IDENTITY_PREFIXES)
+        if _plain(name) not in identity and not _plain(name).startswith(_IDENTITY_PREFIXES)
     ]
 
 

@@ -22,6 +22,8 @@ _SLOW = "The request was not complete in time; it may help to send it again, fas
 _LATER = "The destination could not be reached; it may help to try again later."
 _ORIGIN = "The destination answered with something that is no valid HTTP; do not retry soon."
 _LOOP = "The request came back to this proxy; do not retry. Tell your operator, citing this decision id."
+_CREDENTIAL = "The proxy wants a user name and a password, and these are not right; do not retry without them."
+_TOO_MUCH = "This client asks for more than it may; wait as long as Retry-After says, then go on more slowly."
 _BUSY = "The proxy cannot serve this now; try again in a moment."
 _BROKEN = "The proxy cannot serve requests; tell your operator, citing this decision id."
 
@@ -36,6 +38,7 @@ class _Answer:
 # Denials are 403 by design, also where RFC 9209 recommends 502: the client tells them from failures by the status.
 _ANSWERS: Final = {
     Reason.CLIENT_UNKNOWN: _Answer(403, "http_request_denied", _POLICY),
+    Reason.CREDENTIAL_REQUIRED: _Answer(407, "http_request_denied", _CREDENTIAL),
     Reason.MALFORMED_TARGET: _Answer(400, "http_request_error", _REQUEST),
     Reason.PORT_DENIED: _Answer(403, "http_request_denied", _POLICY),
     Reason.NAME_LOCKED: _Answer(403, "http_request_denied", _POLICY),
@@ -53,7 +56,12 @@ _ANSWERS: Final = {
     Reason.VERSION_UNSUPPORTED: _Answer(505, "http_request_error", _REQUEST),
     Reason.CODING_UNSUPPORTED: _Answer(501, "http_request_error", _REQUEST),
     Reason.LOOP_DETECTED: _Answer(502, "proxy_loop_detected", _LOOP),
-    Reason.CONNECTION_LIMIT: _Answer(503, "proxy_internal_response", _BUSY),
+    Reason.TLS_NAME: _Answer(403, "http_request_denied", _POLICY),
+    Reason.REVOKED: _Answer(403, "http_request_denied", _POLICY),
+    Reason.RATE_LIMIT: _Answer(429, "connection_limit_reached", _TOO_MUCH),
+    Reason.CONCURRENCY_LIMIT: _Answer(429, "connection_limit_reached", _TOO_MUCH),
+    Reason.OVERLOADED: _Answer(503, "connection_limit_reached", _BUSY),
+    Reason.CONNECTION_LIMIT: _Answer(503, "connection_limit_reached", _BUSY),
     Reason.AUDIT_UNWRITABLE: _Answer(503, "proxy_internal_error", _BROKEN),
     Reason.ABORTED: _Answer(503, "proxy_internal_error", _BUSY),
     Reason.INTERNAL_ERROR: _Answer(500, "proxy_internal_error", _BROKEN),
@@ -62,6 +70,9 @@ _ANSWERS: Final = {
     Reason.CONNECT_REFUSED: _Answer(502, "connection_refused", _LATER),
     Reason.CONNECT_UNREACHABLE: _Answer(502, "destination_ip_unroutable", _LATER),
     Reason.CONNECT_TIMEOUT: _Answer(504, "connection_timeout", _LATER),
+    Reason.EGRESS_UNAVAILABLE: _Answer(503, "proxy_configuration_error", _BROKEN),
+    Reason.PARENT_UNREACHABLE: _Answer(502, "connection_refused", _LATER),
+    Reason.PARENT_REFUSED: _Answer(502, "destination_unavailable", _LATER),
     Reason.OUT_OF_RESOURCES: _Answer(503, "proxy_internal_error", _BUSY),
     Reason.ORIGIN_MALFORMED: _Answer(502, "http_protocol_error", _ORIGIN),
     Reason.ORIGIN_CLOSED: _Answer(502, "connection_terminated", _LATER),
@@ -74,11 +85,13 @@ def status_of(reason: Reason) -> int:
     return _ANSWERS[reason].status
 
 
-def refusal(reason: Reason, rule: str | None, decision: str, *, close: bool) -> tuple[h11.Response, bytes]:
+def refusal(
+    reason: Reason, rule: str | None, decision: str, *, close: bool, retry_after: int = 1
+) -> tuple[h11.Response, bytes]:
     """The response that refuses, and its body.
 
     rule: the label of the row that refused, if one did. decision: the id under which the audit log has it.
-    close: say that the connection ends with it.
+    close: say that the connection ends with it. retry_after: seconds, where it helps to wait.
     """
     answer = _ANSWERS[reason]
     phrase = HTTPStatus(answer.status).phrase
@@ -99,8 +112,10 @@ def refusal(reason: Reason, rule: str | None, decision: str, *, close: bool) -> 
     ]
     if close:
         fields.append(("Connection", "close"))
-    if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
-        fields.append(("Retry-After", "1"))
+    if answer.status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
+        fields.append(("Retry-After", str(retry_after)))
+    if answer.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        fields.append(("Proxy-Authenticate", 'Basic realm="proxyd", charset="UTF-8"'))
     if answer.status == HTTPStatus.METHOD_NOT_ALLOWED:
         fields.append(("Allow", "CONNECT, DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"))
     return h11.Response(status_code=answer.status, headers=fields, reason=f"{phrase}: {reason}"), body

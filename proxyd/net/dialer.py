@@ -22,12 +22,20 @@ from proxyd.policy.verdict import Reason
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from proxyd.policy.client import Egress
     from proxyd.policy.verdict import Allow
 
 STAGGER_SECONDS: Final = 0.25  # RFC 8305 §5, "Connection Attempt Delay"
 MOST_ATTEMPTS: Final = 8  # an answer with dozens of addresses would make a scanner of us
 
+_SO_MARK: Final = 36  # asm-generic/socket.h; Python knows only the other two, and not everywhere
+_SO_BINDTODEVICE: Final = 25
+_IP_BIND_ADDRESS_NO_PORT: Final = 24  # linux/in.h
 _OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+
+
+class NoEgress(OSError):  # noqa: N818 - what is missing
+    """The client's connections must leave in a way that cannot be had here; no other way will do."""
 
 
 class DialError(Exception):
@@ -40,31 +48,32 @@ class DialError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Dialled:
-    """A connection, and the judged address at its other end."""
+    """A connection, and the judged address at its other end. early: what came from there already."""
 
     stream: TcpStream
     address: IPAddress
+    early: bytes = b""
 
 
 async def dial(allow: Allow) -> Dialled:
     """Connect to one of the addresses of `allow`. Raises DialError; the caller sets the deadline."""
     if len(allow.addresses) > 1:
-        return await _race(interleaved(allow.addresses)[:MOST_ATTEMPTS], allow.destination.port)
+        return await _race(interleaved(allow.addresses)[:MOST_ATTEMPTS], allow.destination.port, allow.egress)
     (address,) = allow.addresses
     try:
-        return Dialled(await _connect(address, allow.destination.port), address)
+        return Dialled(await connect(address, allow.destination.port, allow.egress), address)
     except OSError as error:
         raise DialError(_most_telling([error])) from None
 
 
-async def _race(addresses: Iterable[IPAddress], port: int) -> Dialled:
+async def _race(addresses: Iterable[IPAddress], port: int, egress: Egress) -> Dialled:
     """The first of several to answer. Raises DialError."""
     failures: list[OSError] = []
     winners: list[Dialled] = []
 
     async def attempt(address: IPAddress, over: trio.Event) -> None:
         try:
-            stream = await _connect(address, port)
+            stream = await connect(address, port, egress)
         except OSError as error:
             failures.append(error)
             over.set()
@@ -110,11 +119,13 @@ def interleaved(addresses: Iterable[IPAddress]) -> tuple[IPAddress, ...]:
     return tuple(each for each in chain.from_iterable(zip_longest(*families)) if each is not None)
 
 
-async def _connect(address: IPAddress, port: int) -> TcpStream:
+async def connect(address: IPAddress, port: int, egress: Egress) -> TcpStream:
     """One connection to one address, and proof that it is that one. Raises OSError."""
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET  # noqa: PLR2004 - IP versions
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
+        if egress.given:
+            leave_by(sock, egress)
         await _until_connected(sock, (str(address), port))
         _prove(sock, address, port)
         tune(sock)
@@ -122,6 +133,24 @@ async def _connect(address: IPAddress, port: int) -> TcpStream:
     except BaseException:
         sock.close()
         raise
+
+
+def leave_by(sock: socket.socket, egress: Egress) -> None:
+    """Let the connection leave as `egress` says, and in no other way. Raises NoEgress."""
+    try:
+        if egress.mark:
+            sock.setsockopt(socket.SOL_SOCKET, _SO_MARK, egress.mark)
+        if egress.interface:
+            sock.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, egress.interface.encode())
+        if egress.addresses:
+            version = 6 if sock.family == socket.AF_INET6 else 4
+            (source,) = (each for each in egress.addresses if each.version == version)
+            sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)  # or ports would run out (ip(7))
+            sock.bind((str(source), 0))
+    except ValueError:
+        raise NoEgress(errno.EAFNOSUPPORT, "no source address of this family") from None
+    except OSError as error:
+        raise NoEgress(error.errno, error.strerror) from None
 
 
 async def _until_connected(sock: socket.socket, where: tuple[str, int]) -> None:
@@ -136,7 +165,9 @@ async def _until_connected(sock: socket.socket, where: tuple[str, int]) -> None:
 
 def _most_telling(failures: list[OSError]) -> Reason:
     """Our own shortage before a refusal before the rest: what most helps the reader of the log."""
-    met = {failure.errno for failure in failures}
+    met = {failure.errno for failure in failures if not isinstance(failure, NoEgress)}
+    if not met:
+        return Reason.EGRESS_UNAVAILABLE
     if met & _OURS:
         return Reason.OUT_OF_RESOURCES
     if errno.ENOTCONN in met:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from netaddr import IPNetwork
 
-from proxyd.policy.address import BadTarget, Endpoint, parse_address
+from proxyd.policy.address import BadTarget, Endpoint, parse_address, parse_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +37,9 @@ _OPTIONS: Final = (
         if hasattr(socket, option)  # not everywhere by this name
     ),
 )
+SPARE_FILES: Final = 640
+"""Open files of a worker that are no tunnel's: pipes, lookups, listeners, the log, and clients that are turned away."""
+
 _DNS_PORT: Final = 53
 _RESOLV_CONF: Final = Path("/etc/resolv.conf")
 _PROC_NET: Final = Path("/proc/net")
@@ -80,6 +83,37 @@ def system_servers(resolv_conf: Path = _RESOLV_CONF) -> tuple[Endpoint, ...]:
         return ()
     named = (words[1] for line in lines if (words := line.split())[:1] == ["nameserver"] and words[1:])
     return tuple(Endpoint(address, _DNS_PORT) for each in named if (address := _address(each)) is not None)
+
+
+def read_hosts(text: str) -> dict[str, tuple[IPAddress, ...]]:
+    """Every name of a hosts file (hosts(5)), and all its addresses; lines that are not understood are passed over."""
+    found: dict[str, tuple[IPAddress, ...]] = {}
+    for line in text.splitlines():
+        words = line.partition("#")[0].split()
+        address = _address(words[0]) if words else None
+        for name in words[1:] if address is not None else ():
+            host = _host(name)
+            if host is not None and address is not None and address not in found.get(host, ()):
+                found[host] = (*found.get(host, ()), address)
+    return found
+
+
+def _host(name: str) -> str | None:
+    try:
+        host, address = parse_host(name)
+    except BadTarget:
+        return None
+    return host if address is None else None
+
+
+def tunnels_within(files: int) -> int:
+    """How many tunnels one worker can hold that may have so many open files: two each, and some for everything else."""
+    return max(1, (files - SPARE_FILES) // 2)
+
+
+def file_limit() -> int:
+    """How many files this process may have open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def raise_file_limit() -> int:

@@ -1,4 +1,4 @@
-"""Names -> addresses, asked of DNS and of nothing else: no hosts file, no search list, absolute names only (R3).
+"""Names -> addresses, asked of DNS: no search list, absolute names only, a hosts file if the policy wants one (R3).
 
 A failure is DnsError and never "no addresses, go on" (R12). Which answers may be dialled is judged elsewhere;
 every name of a CNAME chain is handed over with them so that it can be.
@@ -6,54 +6,39 @@ every name of a CNAME chain is handed over with them so that it can be.
 
 from __future__ import annotations
 
-import struct
 from collections import OrderedDict
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import dns.exception
-import dns.flags
 import dns.message
 import dns.name
 import dns.rcode
-import dns.rdataclass
 import dns.rdatatype
-import dns.wire
 import trio
 from netaddr import IPAddress
 
+from proxyd.net.nameserver import LONGEST_CHAIN, MOST_ADDRESSES, RDTYPES, ask
+from proxyd.net.turns import FairTurns
 from proxyd.policy.address import BadTarget, Resolution, parse_host
 from proxyd.policy.verdict import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from proxyd.policy.address import Endpoint
+    from proxyd.policy.dns import Routes, Server
 
-    Ask = Callable[[dns.message.Message, Endpoint], Awaitable[dns.message.Message]]
+    Ask = Callable[[dns.message.Message, Server], Awaitable[dns.message.Message]]
 
 TOTAL_SECONDS: Final = 3.0  # for one lookup, waiting for its turn included; the client gives up at 5 s
-TRY_SECONDS: Final = 1.0  # for one question to one server
 GRACE_SECONDS: Final = 1.0  # for the second family, once the first has answered
 ROUNDS: Final = 3  # times that every server is asked
-IN_FLIGHT: Final = 64  # lookups at once
+IN_FLIGHT: Final = 64  # lookups at once …
+MOST_OF_ONE: Final = 48  # … and those of one client: a zone that keeps silent must not silence the others
 CACHED_NAMES: Final = 4096
 LONGEST_TTL: Final = 300.0
 NEGATIVE_TTL: Final = 5.0
-LONGEST_CHAIN: Final = 8  # CNAMEs; real chains have two or three
-MOST_ADDRESSES: Final = 64  # of one family
 _PAYLOAD: Final = 1232  # octets of a UDP answer that no path fragments (DNS Flag Day 2020)
-MOST_OCTETS: Final = 8192  # of one answer; the longest honest one has 64 addresses and a chain
-MOST_RECORDS: Final = MOST_ADDRESSES + 4 * LONGEST_CHAIN  # of its answer section, signatures included
-
-_LONGEST_DATAGRAM: Final = 65535
-_HEADER_OCTETS: Final = 12  # RFC 1035 §4.1.1: id, flags, and how many records each of the four sections has
-_COUNT_OF_ANSWERS: Final = slice(6, 8)
-_POINTER: Final = 0xC0
-_UNKNOWN: Final = struct.pack("!2H", 65280, dns.rdataclass.IN)  # a type for private use (RFC 6895 §3.1)
-
-_RDTYPES: Final = (dns.rdatatype.A, dns.rdatatype.AAAA)
 
 
 class DnsError(Exception):
@@ -62,6 +47,10 @@ class DnsError(Exception):
     def __init__(self, why: str, reason: Reason = Reason.DNS_ERROR) -> None:
         super().__init__(why)
         self.reason = reason
+
+
+class _NoTurn(DnsError):  # noqa: N818 - the same
+    """Nobody was asked: that says something of the client, and nothing of the name."""
 
 
 class _NoSuchName(DnsError):  # noqa: N818 - as DnsError, with one thing more to say
@@ -85,120 +74,38 @@ class _Lookup:
     outcome: Resolution | DnsError = field(default_factory=lambda: DnsError("the resolver is shutting down"))
 
 
-async def ask(query: dns.message.Message, server: Endpoint) -> dns.message.Message:
-    """Put one question to one server, over UDP and, if the answer is truncated, over TCP.
-
-    Only an answer from that server's address and port, with our id and our question, counts.
-    Raises dns.exception.DNSException, OSError, or EOFError.
-    """
-    with trio.move_on_after(TRY_SECONDS):
-        family = trio.socket.AF_INET6 if server.address.version == 6 else trio.socket.AF_INET  # noqa: PLR2004
-        where = (str(server.address), server.port)
-        return await _ask_by_udp(query, family, where) or await _ask_by_tcp(query, family, where)
-    raise dns.exception.Timeout
-
-
-async def _ask_by_udp(query: dns.message.Message, family: int, where: tuple[str, int]) -> dns.message.Message | None:
-    """The first datagram that answers the question; None if that is truncated. Others are passed over (ATTACKS 3.8)."""
-    with trio.socket.socket(family, trio.socket.SOCK_DGRAM) as sock:
-        await sock.connect(where)  # the kernel lets in nobody else's, and tells of a server that is not there
-        await sock.send(query.to_wire())
-        while True:
-            data = await sock.recv(_LONGEST_DATAGRAM)
-            with suppress(dns.exception.DNSException, ValueError):
-                answer = _parsed(data)
-                if query.is_response(answer):
-                    return None if answer.flags & dns.flags.TC else answer
-
-
-async def _ask_by_tcp(query: dns.message.Message, family: int, where: tuple[str, int]) -> dns.message.Message:
-    """The answer behind its length (RFC 1035 §4.2.2). Raises OSError, EOFError or dns.exception.DNSException."""
-    with trio.socket.socket(family, trio.socket.SOCK_STREAM) as sock:
-        await sock.connect(where)
-        stream = trio.SocketStream(sock)
-        await stream.send_all(query.to_wire(prepend_length=True))
-        length = int.from_bytes(await _exactly(stream, 2), "big")
-        if length > MOST_OCTETS:
-            raise dns.exception.FormError
-        answer = _parsed(await _exactly(stream, length))
-    if not query.is_response(answer):
-        raise dns.exception.FormError
-    return answer
-
-
-async def _exactly(stream: trio.SocketStream, count: int) -> bytes:
-    data = b""
-    while len(data) < count:
-        piece = await stream.receive_some(count - len(data))
-        if not piece:
-            raise EOFError("the server ended the connection")
-        data += piece
-    return data
-
-
-def _parsed(data: bytes) -> dns.message.Message:
-    """What of a message is read here: its question, and the addresses and aliases of its answer.
-
-    To read a message takes time for each name, and for some records the square of its labels: more than an honest
-    answer has is not read. Raises dns.exception.DNSException.
-    """
-    parser = dns.wire.Parser(data)
-    _, flags, questions, answers, *_ = parser.get_struct("!6H")
-    if len(data) > MOST_OCTETS or questions > 1 or answers > MOST_RECORDS:
-        raise dns.exception.FormError
-    wire = bytearray(data)
-    wire[_COUNT_OF_ANSWERS.stop : _HEADER_OCTETS] = bytes(4)
-    if flags & dns.flags.TC:
-        wire[_COUNT_OF_ANSWERS] = bytes(2)
-    else:
-        _hide_what_is_not_read(wire, parser, questions, answers)
-    return dns.message.from_wire(bytes(wire), ignore_trailing=True)
-
-
-def _hide_what_is_not_read(wire: bytearray, parser: dns.wire.Parser, questions: int, answers: int) -> None:
-    """Let each record of the answer that is no address, and each alias too many, be of a type that nobody knows."""
-    for _ in range(questions):
-        _pass_name(parser)
-        parser.get_struct("!2H")
-    aliases = 0
-    for _ in range(answers):
-        _pass_name(parser)
-        at = parser.current
-        rdtype, rdclass, _, length = parser.get_struct("!HHIH")
-        parser.get_bytes(length)
-        aliases += rdtype == dns.rdatatype.CNAME
-        read = rdtype in _RDTYPES or (rdtype == dns.rdatatype.CNAME and aliases <= LONGEST_CHAIN + 1)
-        if not read or rdclass != dns.rdataclass.IN:
-            wire[at : at + 4] = _UNKNOWN
-
-
-def _pass_name(parser: dns.wire.Parser) -> None:
-    """Go behind a name, also behind one that ends in a pointer (RFC 1035 §4.1.4)."""
-    while 0 < (length := parser.get_uint8()) < _POINTER:
-        parser.get_bytes(length)
-    if length:
-        parser.get_uint8()
-
-
 class Resolver:
     """Looks names up, each at most once at a time, and remembers answers within bounds.
 
-    Lookups run in `nursery`: a request that is cancelled while it waits takes no other one's answer with it.
+    Lookups run in `nursery`: a request that is cancelled while it waits takes no other one's answer with it. Clients
+    share answers, but wait for no turn of each other's.
     """
 
-    def __init__(self, nursery: trio.Nursery, servers: tuple[Endpoint, ...], ask: Ask = ask) -> None:
+    def __init__(self, nursery: trio.Nursery, routes: Routes, ask: Ask = ask) -> None:
         self._nursery = nursery
-        self._servers = servers
+        self._routes = routes
         self._ask = ask
-        self._under_way: dict[str, _Lookup] = {}
+        self._under_way: dict[tuple[str, str], _Lookup] = {}
         self._cache: OrderedDict[str, tuple[float, Resolution | DnsError]] = OrderedDict()
-        self._turns = trio.CapacityLimiter(IN_FLIGHT)
+        self._turns = FairTurns(IN_FLIGHT, MOST_OF_ONE)
 
-    async def resolve(self, name: str) -> Resolution:
-        """Every address of `name`, a host name in normal form. Raises DnsError."""
+    def change(self, routes: Routes) -> None:
+        """Ask others from now on. What those before say, or have said, is forgotten."""
+        if routes != self._routes:
+            self._routes = routes
+            self._cache.clear()
+            self._under_way.clear()
+
+    async def resolve(self, name: str, client: str) -> Resolution:
+        """Every address of `name`, a host name in normal form. client: whose share of the lookups it is from.
+
+        Raises DnsError.
+        """
+        if (known := self._routes.hosts.get(name)) is not None:
+            return Resolution(known)
         outcome = self._remembered(name)
         if outcome is None:
-            lookup = self._under_way.get(name) or self._start(name)
+            lookup = self._under_way.get((client, name)) or self._start(name, client)
             await lookup.done.wait()
             outcome = lookup.outcome
         if isinstance(outcome, Resolution):
@@ -212,23 +119,28 @@ class Resolver:
         self._cache.move_to_end(name)
         return outcome
 
-    def _start(self, name: str) -> _Lookup:
-        lookup = self._under_way[name] = _Lookup()
-        self._nursery.start_soon(self._run, name, lookup)
+    def _start(self, name: str, client: str) -> _Lookup:
+        lookup = self._under_way[client, name] = _Lookup()
+        self._nursery.start_soon(self._run, name, client, lookup)
         return lookup
 
-    async def _run(self, name: str, lookup: _Lookup) -> None:
+    async def _run(self, name: str, client: str, lookup: _Lookup) -> None:
         ttl = NEGATIVE_TTL
+        worth_remembering = True
         try:
-            lookup.outcome, ttl = await self._look_up(name)
+            lookup.outcome, ttl = await self._look_up(name, client)
         except DnsError as error:
+            worth_remembering = not isinstance(error, _NoTurn)
             lookup.outcome = DnsError(str(error), error.reason)  # a new one, without the frames it passed through
         except Exception:  # noqa: BLE001 - it would end the daemon: whatever an answer brings about, the lookup failed
             lookup.outcome = DnsError("the lookup failed in a way that nobody foresaw")
         finally:
-            del self._under_way[name]
+            current = self._under_way.get((client, name)) is lookup  # else it asked those whom nobody asks any longer
+            if current:
+                del self._under_way[client, name]
             lookup.done.set()
-        self._remember(name, lookup.outcome, ttl)
+        if current and worth_remembering:
+            self._remember(name, lookup.outcome, ttl)
 
     def _remember(self, name: str, outcome: Resolution | DnsError, ttl: float) -> None:
         self._cache[name] = (trio.current_time() + ttl, outcome)
@@ -236,19 +148,23 @@ class Resolver:
         if len(self._cache) > CACHED_NAMES:
             self._cache.popitem(last=False)
 
-    async def _look_up(self, name: str) -> tuple[Resolution, float]:
+    async def _look_up(self, name: str, client: str) -> tuple[Resolution, float]:
         """A and AAAA side by side. A family whose lookup fails contributes nothing; no address at all is an error."""
         answers: list[_Answer] = []
         failures: list[DnsError] = []
+        asked = False
         with trio.move_on_after(TOTAL_SECONDS) as total:
-            async with self._turns, trio.open_nursery() as families:
-                for rdtype in _RDTYPES:
+            async with self._turns.turn(client), trio.open_nursery() as families:
+                asked = True
+                for rdtype in RDTYPES:
                     families.start_soon(self._look_up_family, name, rdtype, answers, failures, families.cancel_scope)
         addresses = tuple(address for answer in answers for address in answer.addresses)
         if addresses:
             chain = tuple(dict.fromkeys(alias for answer in answers for alias in answer.chain))
             ttl = min(answer.ttl for answer in answers if answer.addresses)
             return Resolution(addresses, chain), min(ttl, LONGEST_TTL)
+        if not asked:
+            raise _NoTurn("too many lookups are under way", Reason.DNS_TIMEOUT)
         if total.cancelled_caught or any(failure.reason is Reason.DNS_TIMEOUT for failure in failures):
             raise DnsError("no server answered in time", Reason.DNS_TIMEOUT)
         raise failures[0] if failures else DnsError("the name has no address")
@@ -273,7 +189,7 @@ class Resolver:
         failure = DnsError("no server answered in time", Reason.DNS_TIMEOUT)
         for _ in range(ROUNDS):
             silent = False
-            for server in self._servers:
+            for server in self._routes.to(name):
                 query = dns.message.make_query(dns.name.from_text(name + "."), rdtype, use_edns=0, payload=_PAYLOAD)
                 try:
                     return _read_answer(await self._ask(query, server))

@@ -152,11 +152,13 @@ class Tunnels:
         while self._tunnels:
             await self._empty.wait()
 
-    def revoke(self, predicate: Callable[[Owner], bool], outcome: str = "revoked") -> None:
-        """End every tunnel whose owner the predicate names, at once."""
-        for tunnel in [each for each in self._tunnels if predicate(each.owner)]:
+    def revoke(self, predicate: Callable[[Owner], bool], outcome: str = "revoked") -> int:
+        """End every tunnel whose owner the predicate names, at once: how many those were."""
+        named = [each for each in self._tunnels if predicate(each.owner)]
+        for tunnel in named:
             self._end(tunnel, outcome)
         self._close_ended()
+        return len(named)
 
     async def _sweep(self) -> None:
         """End those that stood still for too long."""

@@ -35,11 +35,12 @@ class Wire:
     Every method that reads or writes raises trio.BrokenResourceError when the peer is gone.
     """
 
-    def __init__(self, stream: HalfCloseableStream, role: type[h11.SERVER | h11.CLIENT]) -> None:
+    def __init__(self, stream: HalfCloseableStream, role: type[h11.SERVER | h11.CLIENT], received: bytes = b"") -> None:
+        """received: what has been read from the stream already."""
         self.stream = stream
         self._role = role
         self._h11 = h11.Connection(role)
-        self._received = bytearray()  # read from the stream, not yet given to h11
+        self._received = bytearray(received)  # read from the stream, not yet given to h11
         self._scan: ChunkedScan | None = None
         self._tunnel = False
 

@@ -7,8 +7,18 @@ special    the special-purpose table: addresses, names and ports nobody reaches 
 names      host patterns, matched label by label
 text       text from outside made safe to show
 shape      how one TOML value becomes one typed value, or a problem with a way out
+rows       what is refused, allowed, permitted and tested
+client     who may use the proxy, and what is different for them
+password   scrypt hashes, as the PHC format spells them
+dns        how names are resolved
+listen     where proxyd listens
 model      the policy, frozen
 load       TOML files -> Policy, or every problem at once
+contradictions  what no single key can see, and the policy's own tests
+lint       what its author may not have meant
+diff       what is different between two policies
+snapshot   a policy on one day and one host, compiled for lookup
+limits     token buckets and counts
 schema     the policy file's JSON Schema, from the same model
 verdict    decide: Allow, Deny or NEED_ADDRESSES
 """

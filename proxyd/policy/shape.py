@@ -89,7 +89,7 @@ class Table(Generic[T]):
 
     def read(self, value: object, path: str, problems: Problems) -> T | None:
         if not isinstance(value, dict):
-            problems.append(f"{path}: {described(value)} is no table")
+            problems.append(f"{path}: what is written there is no table")  # not repeated: [client.credential] is one
             return None
         before = len(problems)
         keys = self._keys()

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from netaddr import IPAddress
 
     from proxyd.policy.address import Destination
-    from proxyd.policy.model import Client, PermitRow, Snapshot
+    from proxyd.policy.client import Client, Egress
+    from proxyd.policy.rows import PermitRow
+    from proxyd.policy.snapshot import Rules, Snapshot
 
 
 class Reason(StrEnum):
@@ -37,6 +39,7 @@ class Reason(StrEnum):
 
     # The judgement, in its order
     CLIENT_UNKNOWN = "client_unknown"
+    CREDENTIAL_REQUIRED = "credential_required"
     MALFORMED_TARGET = "malformed_target"
     PORT_DENIED = "port_denied"
     NAME_LOCKED = "name_locked"
@@ -55,8 +58,15 @@ class Reason(StrEnum):
     VERSION_UNSUPPORTED = "version_unsupported"
     CODING_UNSUPPORTED = "coding_unsupported"
     LOOP_DETECTED = "loop_detected"
-    # What we ran into
+    # What became of a decision
+    TLS_NAME = "tls_name"
+    REVOKED = "revoked"
+    # What is too much
+    RATE_LIMIT = "rate_limit"
+    CONCURRENCY_LIMIT = "concurrency_limit"
+    OVERLOADED = "overloaded"
     CONNECTION_LIMIT = "connection_limit"
+    # What we ran into
     AUDIT_UNWRITABLE = "audit_unwritable"
     ABORTED = "aborted"
     INTERNAL_ERROR = "internal_error"
@@ -65,6 +75,9 @@ class Reason(StrEnum):
     CONNECT_REFUSED = "connect_refused"
     CONNECT_UNREACHABLE = "connect_unreachable"
     CONNECT_TIMEOUT = "connect_timeout"
+    EGRESS_UNAVAILABLE = "egress_unavailable"
+    PARENT_UNREACHABLE = "parent_unreachable"
+    PARENT_REFUSED = "parent_refused"
     OUT_OF_RESOURCES = "out_of_resources"
     ORIGIN_MALFORMED = "origin_malformed"
     ORIGIN_CLOSED = "origin_closed"
@@ -84,6 +97,7 @@ class Step(StrEnum):
 
 STEP_OF: Final = {
     Reason.CLIENT_UNKNOWN: Step.CLIENT,
+    Reason.CREDENTIAL_REQUIRED: Step.CLIENT,
     Reason.MALFORMED_TARGET: Step.FORM,
     Reason.PORT_DENIED: Step.PORT,
     Reason.NAME_LOCKED: Step.NAME,
@@ -138,6 +152,7 @@ class Allow:
     rule: the row that allowed it, or "default".
     permitted: whether a [[permit]] opened the destination, so that identity headers must not go there.
     would: the denial that report mode let through.
+    egress: where the connection leaves from.
     """
 
     destination: Destination
@@ -145,6 +160,7 @@ class Allow:
     rule: str
     permitted: bool
     would: Deny | None
+    egress: Egress
     seal: InitVar[object]
 
     def __post_init__(self, seal: object) -> None:
@@ -166,20 +182,21 @@ def decide(
     """
     if client is None:
         return Deny(Reason.CLIENT_UNKNOWN, "client")
-    named = snapshot.permits(destination)
+    rules = snapshot.rules(client)
+    named = rules.permits(destination)
     found = _known(destination, named) or found
     permits = named if _hold(named, found) else ()
-    for refusal in _refused_as_asked(destination, snapshot, permits, misfit=None if permits else found):
+    for refusal in _refused_as_asked(destination, rules, permits, misfit=None if permits else found):
         return refusal
-    miss = _missed_allowlist(destination, snapshot, permits)
-    if miss is not None and snapshot.policy.destinations.mode == "enforce":
+    miss = _missed_allowlist(destination, rules, permits)
+    if miss is not None and rules.destinations.mode == "enforce":
         return miss
     if found is None:
         return NEED_ADDRESSES
-    for refusal in _refused_answers(found, destination.port, snapshot, permits):
+    for refusal in _refused_answers(found, destination, rules, permits):
         return refusal
-    rule = _rule(destination, found.addresses[0], snapshot, permits)
-    return Allow(destination, found.addresses, rule, bool(permits), miss, _SEAL)
+    rule = _rule(destination, found.addresses[0], rules, permits)
+    return Allow(destination, found.addresses, rule, bool(permits), miss, client.egress, _SEAL)
 
 
 def _hold(permits: tuple[PermitRow, ...], found: Resolution | None) -> bool:
@@ -193,25 +210,25 @@ def _opener(permits: tuple[PermitRow, ...], address: IPAddress) -> PermitRow | N
 
 
 def _refused_as_asked(
-    destination: Destination, snapshot: Snapshot, permits: tuple[PermitRow, ...], misfit: Resolution | None
+    destination: Destination, rules: Rules, permits: tuple[PermitRow, ...], misfit: Resolution | None
 ) -> Iterator[Deny]:
     """Steps 4 and 5: what can be said of the port and the name before any lookup.
 
     misfit: what the host resolved to, where permits name it and do not hold that: then the address that is refused
     says more than a name that would have been permitted.
     """
-    named = snapshot.permits(destination)
+    named = rules.permits(destination)
     if named and misfit is not None:
-        yield from _refused_name(destination.host, snapshot, named)
-        yield from _refused_answers(misfit, destination.port, snapshot, named)
-    if not permits and not snapshot.policy.destinations.port_is_open(destination.port):
+        yield from _refused_name(destination.host, rules, named)
+        yield from _refused_answers(misfit, destination, rules, named)
+    if not permits and not rules.destinations.port_is_open(destination.port):
         yield Deny(Reason.PORT_DENIED, f"port {destination.port}")
-    yield from _refused_name(destination.host, snapshot, permits)
+    yield from _refused_name(destination.host, rules, permits)
 
 
-def _refused_name(host: str, snapshot: Snapshot, permits: tuple[PermitRow, ...]) -> Iterator[Deny]:
+def _refused_name(host: str, rules: Rules, permits: tuple[PermitRow, ...]) -> Iterator[Deny]:
     """Step 5, for the name asked for and for every name of its CNAME chain. Metadata names have no exception."""
-    row = snapshot.denied_name(host)
+    row = rules.denied_name(host)
     if (metadata := metadata_name(host)) is not None:
         yield Deny(Reason.NAME_LOCKED, row.label if row else metadata.what, host)
     if permits:
@@ -222,8 +239,8 @@ def _refused_name(host: str, snapshot: Snapshot, permits: tuple[PermitRow, ...])
         yield Deny(Reason.NAME_RESERVED, reserved.what, host)
 
 
-def _missed_allowlist(destination: Destination, snapshot: Snapshot, permits: tuple[PermitRow, ...]) -> Deny | None:
-    if permits or snapshot.policy.destinations.default == "allow" or snapshot.allowed(destination):
+def _missed_allowlist(destination: Destination, rules: Rules, permits: tuple[PermitRow, ...]) -> Deny | None:
+    if permits or rules.destinations.default == "allow" or rules.allowed(destination):
         return None
     return Deny(Reason.NOT_ALLOWLISTED, "allowlist")
 
@@ -239,45 +256,54 @@ def _known(destination: Destination, permits: tuple[PermitRow, ...]) -> Resoluti
 
 
 def _refused_answers(
-    found: Resolution, port: int, snapshot: Snapshot, permits: tuple[PermitRow, ...]
+    found: Resolution, destination: Destination, rules: Rules, permits: tuple[PermitRow, ...]
 ) -> Iterator[Deny]:
     """Step 7: one bad answer refuses all of them; what is locked is said before what is merely denied."""
     for name in found.chain:
-        yield from _refused_name(name, snapshot, permits)
+        yield from _refused_name(name, rules, permits)
     for address in found.addresses:
-        yield from _locked(address, port, snapshot)
+        yield from _locked(address, destination.port, rules)
     for address in found.addresses:
-        yield from _denied(address, snapshot, opened=_opener(permits, address) is not None)
+        if destination.address is None and _is_fake(address, rules):
+            continue
+        yield from _denied(address, rules, opened=_opener(permits, address) is not None)
 
 
-def _locked(address: IPAddress, port: int, snapshot: Snapshot) -> Iterator[Deny]:
+def _locked(address: IPAddress, port: int, rules: Rules) -> Iterator[Deny]:
     """What nothing opens, a declared translator neither: metadata endpoints, unspecified addresses, proxyd itself."""
-    for each in (address, *_judged(address, snapshot)):
+    for each in (address, *_judged(address, rules)):
         if (row := locked_address(each)) is not None:
-            denied = snapshot.denied_address(each)
+            denied = rules.denied_address(each)
             yield Deny(Reason.ADDRESS_LOCKED, denied.label if denied else row.what, address=address)
-        if snapshot.own.holds(each, port):
+        if rules.own.holds(each, port):
             yield Deny(Reason.ADDRESS_LOCKED, "proxyd itself", address=address)
+        if rules.parent is not None and (each, port) == (rules.parent.address, rules.parent.port):
+            yield Deny(Reason.ADDRESS_LOCKED, "the parent proxy", address=address)
 
 
-def _denied(address: IPAddress, snapshot: Snapshot, *, opened: bool) -> Iterator[Deny]:
+def _denied(address: IPAddress, rules: Rules, *, opened: bool) -> Iterator[Deny]:
     """Special-purpose addresses and [[deny]] rows. A permit opens the address itself, never what it carries."""
-    for each in _judged(address, snapshot):
+    for each in _judged(address, rules):
         if opened and each is address:
             continue
-        if (row := snapshot.denied_address(each)) is not None:
+        if (row := rules.denied_address(each)) is not None:
             yield Deny(Reason.ADDRESS_DENIED, row.label, address=address)
         elif (special := special_address(each)) is not None:
             yield Deny(Reason.ADDRESS_DENIED, special.what, address=address)
 
 
-def _judged(address: IPAddress, snapshot: Snapshot) -> Iterator[IPAddress]:
+def _is_fake(address: IPAddress, rules: Rules) -> bool:
+    """Whether it is from a declared range in which a VPN client on this host answers for every name there is."""
+    return any(address in network for network in rules.dns.dangerously_allow_fake_ip)
+
+
+def _judged(address: IPAddress, rules: Rules) -> Iterator[IPAddress]:
     """The address and every IPv4 address it carries; behind a declared translator, only the one it translates to."""
-    behind = translated(address, snapshot.policy.dns.nat64)
+    behind = translated(address, rules.dns.nat64)
     yield behind
     yield from embedded_ipv4(behind)
 
 
-def _rule(destination: Destination, address: IPAddress, snapshot: Snapshot, permits: tuple[PermitRow, ...]) -> str:
-    row = _opener(permits, address) or snapshot.allowed(destination)
+def _rule(destination: Destination, address: IPAddress, rules: Rules, permits: tuple[PermitRow, ...]) -> str:
+    row = _opener(permits, address) or rules.allowed(destination)
     return "default" if row is None else row.label

@@ -15,6 +15,8 @@ import h11
 import trio
 
 from proxyd.audit.sink import SinkError
+from proxyd.http.client_hello import ALERT_UNRECOGNIZED_NAME
+from proxyd.http.credential import shown_credential
 from proxyd.http.fields import request_to_origin
 from proxyd.http.framing import Malformed
 from proxyd.http.refusal import refusal, status_of
@@ -24,20 +26,28 @@ from proxyd.net.relay import Flow, relay
 from proxyd.net.resolver import DnsError
 from proxyd.net.stream import TcpStream, hang_up
 from proxyd.net.wire import Sent, Wire
+from proxyd.policy.limits import Over
 from proxyd.policy.verdict import NEED_ADDRESSES, Allow, Deny, Reason
+from proxyd.serve import opening
+from proxyd.serve.case import Case
 from proxyd.serve.forward import Failed, Forward
+from proxyd.serve.identify import identify
 from proxyd.serve.kept import Kept, Origin
+from proxyd.serve.refused import Refused
 from proxyd.serve.trail import Trail, milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from netaddr import IPAddress
-
+    from proxyd.http.credential import Shown
     from proxyd.http.request import Asked
     from proxyd.net.dialer import Dialled
-    from proxyd.policy.address import Resolution
+    from proxyd.policy.address import Destination, Resolution
+    from proxyd.policy.client import Client
+    from proxyd.policy.snapshot import Rules
+    from proxyd.serve.ledger import Place
     from proxyd.serve.seams import Seams
+    from proxyd.serve.visit import Visit
 
 HEAD_SECONDS: Final = 15.0  # from a request's first byte to the end of its head
 ANSWER_SECONDS: Final = 4.5  # from the end of the head to the answer of a CONNECT; the client gives up at 5 s
@@ -45,36 +55,34 @@ SAY_SECONDS: Final = 10.0  # for a client to take an answer of ours
 LINGER_SILENCE: Final = 1.0  # of a client after an answer that ends the connection; one that still sends …
 LINGER_SECONDS: Final = 5.0  # … is heard out for this long, so that no reset overtakes the answer
 
+_REVOKED: Final = Deny(Reason.REVOKED, "policy")  # another one by now
+_OF_ANSWERS: Final = frozenset(
+    {Reason.ADDRESS_DENIED, Reason.ADDRESS_LOCKED, Reason.NAME_DENIED, Reason.NAME_LOCKED, Reason.NAME_RESERVED}
+    | {Reason.PORT_DENIED, Reason.NOT_ALLOWLISTED, Reason.DNS_ERROR}
+)
+"""What may become of a name by what DNS answered."""
+
 _ADOPTED: Final = "adopted"  # by the pool, which sees to the rest
 _ESTABLISHED: Final = b"HTTP/1.1 200 Connection Established\r\n\r\n"
-
-
-class Refused(Exception):  # noqa: N818 - what became of the request
-    """The request is not served.
-
-    deny: the judge's word, if it was the judge's. close: whether the connection cannot be trusted any longer.
-    """
-
-    def __init__(self, reason: Reason, deny: Deny | None = None, *, close: bool = False) -> None:
-        super().__init__(reason.value)
-        self.reason = reason
-        self.deny = deny
-        self.close = close
 
 
 class Exchange:
     """One request on a client's wire. `run` or `turn_away` is called, once."""
 
-    def __init__(self, wire: Wire, address: IPAddress | None, seams: Seams, kept: Kept) -> None:
+    def __init__(self, wire: Wire, visit: Visit, seams: Seams, kept: Kept) -> None:
         """kept: the origin connection of the request before, and of the one behind."""
         self._wire = wire
+        self._visit = visit
         self._kept = kept
         self._seams = seams
         self._snapshot = seams.snapshot()
-        self._client = self._snapshot.identify(address) if address is not None else None
-        self._trail = Trail(seams, self._snapshot.policy, self._client, address)
+        self._client = self._snapshot.identify(visit.peer, visit.proven)
+        self.trail = Trail(seams, self._snapshot, self._client, visit.peer)
         self._flow = Flow()
         self._method = b""
+        self._looked_up = False
+        self._place: Place | None = None
+        self._revoke: Callable[[], None] = lambda: None
 
     async def run(self) -> bool:
         """Serve the request whose first byte has come: whether another may follow on the same connection."""
@@ -86,13 +94,18 @@ class Exchange:
                 await self._refuse(Refused(Reason.INTERNAL_ERROR, close=True))
             raise
         finally:
-            if not self._trail.decided:
-                self._trail.refused(Reason.ABORTED, None, None)
+            if not self.trail.decided:
+                self.trail.refused(Reason.ABORTED, None, None)
             if outcome is not _ADOPTED:
-                self._trail.close(outcome, self._flow)
+                self._leave_place()
+                self.trail.close(outcome, self._flow)
             if self._wire.torn and self._wire.their_version == b"1.0":
                 self._wire.break_off()  # in HTTP/1.1 the framing says that something is missing
         return outcome != "client_gone" and self._wire.reusable
+
+    def revoke(self) -> None:
+        """Cut it: it is not allowed any longer. A response that has not begun is a refusal instead."""
+        self._revoke()
 
     async def turn_away(self, reason: Reason) -> None:
         """Refuse without hearing the request."""
@@ -102,7 +115,7 @@ class Exchange:
         except trio.BrokenResourceError:
             outcome = "client_gone"
         finally:
-            self._trail.close(outcome, self._flow)
+            self.trail.close(outcome, self._flow)
 
     async def _served_or_refused(self) -> str:
         """Serve the request, or say why not: the outcome, in a word."""
@@ -118,18 +131,19 @@ class Exchange:
 
     async def _serve(self) -> str:
         request = await self._receive_head()
-        self._trail.head_received()
+        self.trail.head_received()
         self._method = request.method
-        self._trail.learn(method=known_method(request.method))
-        asked = self._read(request)
+        self.trail.learn(method=known_method(request.method))
         with self._in_time():
+            asked = await self._read(request)
+            self._admit(asked)
             allow = await self._judge(asked)
             if not asked.answer_here:
                 origin = await self._reach(asked, allow)
         if asked.answer_here:
             return await self._answer_here()
         if asked.scheme == "connect":
-            return await self._tunnel(origin.dialled)
+            return await self._tunnel(asked, origin)
         return await self._forward(request, asked, origin)
 
     async def _receive_head(self) -> h11.Request:
@@ -139,17 +153,45 @@ class Exchange:
                 return head
         raise Refused(Reason.HEAD_TIMEOUT, close=True)
 
-    def _read(self, request: h11.Request) -> Asked:
+    async def _read(self, request: h11.Request) -> Asked:
         """What is asked for. Raises Malformed; for a stranger, whatever he asks for, Refused."""
+        malformed: Malformed | None = None
+        shown: Shown | None = None
         try:
             asked = read_request(request, self._seams.via)
-            self._trail.asked(asked)
-        except Malformed:
-            if self._client is not None:
-                raise
-        if self._client is None:
-            raise Refused(Reason.CLIENT_UNKNOWN, Deny(Reason.CLIENT_UNKNOWN, "client"), close=True)
+            self.trail.asked(asked)
+        except Malformed as error:
+            malformed = error
+        try:
+            shown = shown_credential(request.headers)
+        except Malformed as error:
+            malformed = error
+        await self._identify(shown)
+        if malformed is not None:
+            raise malformed
         return asked
+
+    async def _identify(self, shown: Shown | None) -> None:
+        """Know who asks. Raises Refused."""
+        before, self._client = self._client, None
+        self.trail.learn(client=None)
+        self._client = await identify(shown, self._visit, self._snapshot, self._seams.keyring)
+        self.trail.learn(client=self._client.name)
+        if self._client != before:
+            await self._kept.close()  # what was dialled for one client is no other's (ATTACKS 3.12)
+
+    def _admit(self, asked: Asked) -> None:
+        """A place within the limits, whatever the verdict will be. Raises Refused."""
+        limits = self._snapshot.policy.limits
+        admitted = self._seams.ledger.admit(self._asker, limits, tunnel=asked.scheme == "connect" or asked.upgrade)
+        if isinstance(admitted, Over):
+            raise Refused(admitted.reason, retry_after=admitted.retry_after)
+        self._place = admitted
+
+    def _leave_place(self) -> None:
+        place, self._place = self._place, None
+        if place is not None:
+            place.leave()
 
     @contextmanager
     def _in_time(self) -> Iterator[None]:
@@ -157,13 +199,17 @@ class Exchange:
         with trio.move_on_after(ANSWER_SECONDS) as patience:
             yield
         if patience.cancelled_caught:
-            raise Refused(Reason.CONNECT_TIMEOUT if self._trail.decided else Reason.DNS_TIMEOUT)
+            late = Reason.CONNECT_TIMEOUT if self.trail.decided else Reason.DNS_TIMEOUT
+            raise Refused(Reason.OVERLOADED if self._place is None else late)  # so late that it is not known who asks
 
     async def _judge(self, asked: Asked) -> Allow:
         """Ask the judge with the name, then with its addresses; put the permission on record. Raises Refused."""
+        found: Resolution | None = None
         verdict = self._seams.judge(asked.destination, self._client, self._snapshot)
         if verdict is NEED_ADDRESSES:
-            verdict = self._seams.judge(asked.destination, self._client, self._snapshot, await self._resolve(asked))
+            found = await self._resolve(asked)
+            verdict = self._seams.judge(asked.destination, self._client, self._snapshot, found)
+        self.trail.case = self._case(asked.destination, found)
         if isinstance(verdict, Deny):
             raise Refused(verdict.reason, verdict)
         if not isinstance(verdict, Allow):
@@ -171,21 +217,27 @@ class Exchange:
         self._record(verdict)
         return verdict
 
+    def _case(self, destination: Destination, found: Resolution | None) -> Case:
+        """What is decided, for the day on which another policy may decide otherwise."""
+        visit = self._visit
+        return Case(visit.peer, visit.proven, destination, found, self._snapshot.policy.parent)
+
     async def _resolve(self, asked: Asked) -> Resolution:
+        self._looked_up = True
         began = trio.current_time()
         try:
-            found = await self._seams.resolve(asked.destination.host)
+            found = await self._seams.resolve(asked.destination.host, self._asker.name)
         except DnsError as error:
             raise Refused(error.reason) from None
         finally:
-            self._trail.learn(dns_ms=milliseconds(trio.current_time() - began))
-        self._trail.resolved(found.addresses)
+            self.trail.learn(dns_ms=milliseconds(trio.current_time() - began))
+        self.trail.resolved(found.addresses)
         return found
 
     def _record(self, allow: Allow) -> None:
         """No audit, no connection (R12), unless the policy prefers availability in so many words."""
         try:
-            self._trail.allowed(allow)
+            self.trail.allowed(allow)
         except SinkError as error:
             self._seams.complain(f"audit log: a decision record could not be written: {error}")
             if not self._snapshot.policy.audit.dangerously_prefer_availability:
@@ -193,12 +245,18 @@ class Exchange:
 
     async def _reach(self, asked: Asked, allow: Allow) -> Origin:
         """A connection to the origin: the one before, where that will do, or a new one. Raises Refused."""
-        kept = await self._kept.take(allow) if asked.repeatable else None
+        parent = self._snapshot.policy.parent
+        kept = await self._kept.take(allow, parent) if asked.repeatable else None
         if kept is None:
             dialled = await self._dial(allow)
-            return Origin(allow, dialled, Wire(dialled.stream, h11.CLIENT))
-        self._trail.learn(address=str(kept.dialled.address))
-        return replace(kept, allow=allow)  # if it has to be dialled again, then by what was judged now
+            origin = Origin(allow, dialled, Wire(dialled.stream, h11.CLIENT, dialled.early), parent)
+        else:
+            origin = replace(kept, allow=allow)  # if it has to be dialled again, then by what was judged now
+        self.trail.learn(address=str(origin.dialled.address))
+        if not self._stands():
+            await hang_up(origin.dialled.stream)
+            raise Refused(Reason.REVOKED, _REVOKED)
+        return origin
 
     async def _dial(self, allow: Allow) -> Dialled:
         began = trio.current_time()
@@ -206,43 +264,75 @@ class Exchange:
             dialled = await self._seams.dial(allow)
         except DialError as error:
             raise Refused(error.reason) from None
-        self._trail.learn(connect_ms=milliseconds(trio.current_time() - began), address=str(dialled.address))
+        self.trail.learn(connect_ms=milliseconds(trio.current_time() - began))
         return dialled
 
-    async def _tunnel(self, dialled: Dialled) -> str:
+    def _stands(self) -> bool:
+        """Whether what was decided would be decided so under the policy of this moment."""
+        snapshot = self._seams.snapshot()
+        case = self.trail.case
+        return snapshot is self._snapshot or (case is not None and case.stands(snapshot, self._seams.judge))
+
+    async def _tunnel(self, asked: Asked, origin: Origin) -> str:
         try:
-            self._trail.learn(status=HTTPStatus.OK.value)
+            self.trail.learn(status=HTTPStatus.OK.value)
             early = self._wire.leave_http()
             await self._send(_ESTABLISHED)
-            return await self._relay(dialled, (early, b""))
+            if self._rules.destinations.holds_to_tls_name(asked.destination.port):
+                early, hello = await opening.hear(self._wire.stream, early)
+                if not opening.names(hello, asked.destination):
+                    return await self._refuse_name()
+            return await self._relay(origin.dialled, (early, origin.dialled.early))
         finally:
-            await hang_up(dialled.stream)
+            await hang_up(origin.dialled.stream)
+
+    async def _refuse_name(self) -> str:
+        """Nothing of it has reached the origin. A TLS client understands the alert; anybody else the end."""
+        self.trail.learn(verdict="deny", reason=Reason.TLS_NAME.value, rule="tls_name")
+        await self._send(ALERT_UNRECOGNIZED_NAME)
+        await self._wire.linger(LINGER_SILENCE, LINGER_SECONDS)
+        return Reason.TLS_NAME.value
+
+    @property
+    def _rules(self) -> Rules:
+        return self._snapshot.rules(self._asker)
+
+    @property
+    def _asker(self) -> Client:
+        """Who asks, once that is known."""
+        if self._client is None:
+            raise TypeError("it is not known yet who asks")
+        return self._client
 
     async def _forward(self, request: h11.Request, asked: Asked, origin: Origin) -> str:
-        permitted = origin.allow.permitted
+        without = self._rules.destinations.identity_headers if origin.allow.permitted else None
         keep = asked.repeatable and origin.keepable and self._wire.persistent
         forward = Forward(
             client=self._wire,
             origin=origin.wire,
-            request=request_to_origin(request, asked, self._seams.via, drop_identity=permitted, keep=keep),
+            request=request_to_origin(request, asked, self._seams.via, without_identity=without, keep=keep),
             upgrade=asked.upgrade,
-            drop_identity=permitted,
+            without_identity=without,
             via=self._seams.via,
             idle_seconds=self._idle_seconds,
             flow=self._flow,
         )
         try:
-            if await forward.run():
+            with self._revocable(forward.revoke):
+                switched = await forward.run()
+            if switched:
                 return await self._relay(origin.dialled, (self._wire.leave_http(), origin.wire.leave_http()))
         except Failed as failed:
             if failed.reason is None:
                 return "client_gone"
+            if failed.reason is Reason.REVOKED:
+                raise Refused(Reason.REVOKED, _REVOKED, close=True) from None
             if failed.reason is Reason.ORIGIN_CLOSED and origin.used and forward.status is None:
                 return await self._forward_again(request, asked, origin.allow)
             raise Refused(failed.reason, close=True) from None
         finally:
             if forward.status is not None:  # or it would hide what a repetition met
-                self._trail.learn(status=forward.status)
+                self.trail.learn(status=forward.status)
             await (self._kept.keep(origin) if keep else hang_up(origin.dialled.stream))
         await self._part_unless_reusable()
         return "complete"
@@ -255,23 +345,37 @@ class Exchange:
 
     async def _relay(self, dialled: Dialled, early: tuple[bytes, bytes]) -> str:
         """Join the two connections. Two sockets are left to the pool, and this session is over."""
+        if not self._stands():
+            return Reason.REVOKED.value
         pool, client = self._seams.tunnels, self._wire.stream
         if pool is not None and isinstance(client, TcpStream):
+            self.trail.hold((self._visit.hand_on(), self._place))  # first: the pool may end it at once
             pool.adopt(
                 client,
                 dialled.stream,
                 idle_seconds=self._idle_seconds,
                 flow=self._flow,
                 early=early,
-                owner=self._trail,
+                owner=self.trail,
             )
             return _ADOPTED
-        await relay(self._wire.stream, dialled.stream, self._idle_seconds, self._flow, early)
-        return self._flow.outcome
+        with trio.CancelScope() as scope, self._revocable(scope.cancel):
+            await relay(self._wire.stream, dialled.stream, self._idle_seconds, self._flow, early)
+        return Reason.REVOKED.value if scope.cancelled_caught else self._flow.outcome
+
+    @contextmanager
+    def _revocable(self, revoke: Callable[[], None]) -> Iterator[None]:
+        """What a new policy refuses meanwhile ends with `revoke`."""
+        self._revoke = revoke
+        self._seams.live.add(self)
+        try:
+            yield
+        finally:
+            self._seams.live.discard(self)
 
     async def _answer_here(self) -> str:
         """The answer of the last hop that Max-Forwards allowed (RFC 9110 §7.6.2)."""
-        self._trail.learn(status=HTTPStatus.OK.value)
+        self.trail.learn(status=HTTPStatus.OK.value)
         fields = [("Content-Length", "0")]
         if not self._wire.between_messages:
             fields.append(("Connection", "close"))
@@ -282,16 +386,25 @@ class Exchange:
     async def _refuse(self, refused: Refused) -> str:
         """Put the refusal on record, then tell the client, unless a response has begun already."""
         speak = self._wire.can_respond
-        self._trail.refused(refused.reason, status_of(refused.reason) if speak else None, refused.deny)
+        shown = self._shown(refused)
+        self.trail.refused(refused.reason, status_of(shown) if speak else None, refused.deny)
         if not speak:
-            return "aborted"
+            return Reason.REVOKED.value if refused.reason is Reason.REVOKED else "aborted"
         close = refused.close or self._method == b"CONNECT" or not self._wire.between_messages
-        rule = None if refused.deny is None else refused.deny.rule
-        response, body = refusal(refused.reason, rule, self._trail.id, close=close)
+        rule = None if refused.deny is None or shown is not refused.reason else refused.deny.rule
+        response, body = refusal(shown, rule, self.trail.id, close=close, retry_after=refused.retry_after)
         content = () if self._method == b"HEAD" else (h11.Data(data=body),)
         await self._say(response, *content, h11.EndOfMessage())
         await self._part_unless_reusable()
         return "refused"
+
+    def _shown(self, refused: Refused) -> Reason:
+        """The reason that the client is told; the log has the true one.
+
+        Where the policy wants errors to be uniform, what a name resolved to cannot be asked through us.
+        """
+        uniform = self._snapshot.policy.dns.uniform_errors
+        return Reason.DNS_ERROR if uniform and self._looked_up and refused.reason in _OF_ANSWERS else refused.reason
 
     async def _say(self, *message: Sent) -> None:
         """Send a message of our own, at once. Raises as _send does."""

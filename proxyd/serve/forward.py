@@ -21,7 +21,7 @@ from proxyd.net.relay import HALF_CLOSED_SECONDS
 from proxyd.policy.verdict import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Collection, Iterator
 
     from proxyd.net.relay import Flow
     from proxyd.net.wire import Wire
@@ -44,7 +44,8 @@ class Failed(Exception):  # noqa: N818 - what became of the exchange
 class Forward:
     """One exchange between two wires.
 
-    request: as the origin shall get it. upgrade: whether a WebSocket was asked for.
+    request: as the origin shall get it. without_identity: headers that must not reach it, besides those that never do
+    where there are such; None where it may have them all. upgrade: whether a WebSocket was asked for.
     flow: counts the bodies; readable also when the exchange was cancelled. status: the origin's, once known.
     """
 
@@ -52,7 +53,7 @@ class Forward:
     origin: Wire
     request: h11.Request
     upgrade: bool
-    drop_identity: bool
+    without_identity: Collection[str] | None
     via: str
     idle_seconds: float
     flow: Flow
@@ -82,6 +83,11 @@ class Forward:
         if self._scope.cancelled_caught:
             raise Failed(self._awaited[-1])
         return self._switched
+
+    def revoke(self) -> None:
+        """End it: it is not allowed any longer."""
+        self._failure = self._failure or Failed(Reason.REVOKED)
+        self._scope.cancel()
 
     async def _settled(self, carry: Callable[[], Awaitable[None]]) -> None:
         """Carry one direction; the first failure of either ends both."""
@@ -130,7 +136,7 @@ class Forward:
                 event = await self.client.receive()
             if isinstance(event, h11.Data):
                 return event
-            return h11.EndOfMessage(headers=trailers(event, drop_identity=self.drop_identity))
+            return h11.EndOfMessage(headers=trailers(event, without_identity=self.without_identity))
         except trio.BrokenResourceError:
             raise Failed(None) from None
         except Malformed as malformed:

@@ -12,7 +12,8 @@ from proxyd.policy.verdict import Allow, Deny, NeedAddresses, decide
 
 if TYPE_CHECKING:
     from proxyd.policy.address import Destination, Resolution
-    from proxyd.policy.model import Client, Snapshot
+    from proxyd.policy.client import Client
+    from proxyd.policy.snapshot import Snapshot
 
 Verdict = Allow | Deny | NeedAddresses
 

@@ -14,16 +14,21 @@ from proxyd.net.stream import TcpStream, hang_up
 if TYPE_CHECKING:
     from proxyd.net.dialer import Dialled
     from proxyd.net.wire import Wire
+    from proxyd.policy.model import Parent
     from proxyd.policy.verdict import Allow
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A connection to an origin, the HTTP spoken on it, and the permission it serves."""
+    """A connection to an origin, the HTTP spoken on it, and the permission it serves.
+
+    parent: the proxy through which it leaves, if there is one.
+    """
 
     allow: Allow
     dialled: Dialled
     wire: Wire
+    parent: Parent | None = None
     used: bool = False
 
     @property
@@ -36,6 +41,7 @@ class Origin:
         return (
             self.allow.destination == allow.destination
             and self.allow.permitted == allow.permitted
+            and self.allow.egress == allow.egress
             and self.dialled.address in allow.addresses
             and self.dialled.stream.quiet
         )
@@ -47,10 +53,10 @@ class Kept:
     def __init__(self) -> None:
         self._origin: Origin | None = None
 
-    async def take(self, allow: Allow) -> Origin | None:
-        """The connection, if it serves this permission; it is closed if not."""
+    async def take(self, allow: Allow, parent: Parent | None = None) -> Origin | None:
+        """The connection, if it serves this permission and leaves through that parent; it is closed if not."""
         origin, self._origin = self._origin, None
-        if origin is None or origin.serves(allow):
+        if origin is None or (origin.parent == parent and origin.serves(allow)):
             return origin
         await hang_up(origin.dialled.stream)
         return None

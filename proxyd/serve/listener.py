@@ -6,77 +6,145 @@ Nothing here reads a byte of what a client sends.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 from netaddr import IPAddress
 
-from proxyd.net.stream import TURN, TcpStream
+from proxyd.net.stream import TURN, TcpStream, hang_up
+from proxyd.net.tls import TlsStream
+from proxyd.policy.snapshot import Peer
 from proxyd.serve.session import serve_connection, turn_away
+from proxyd.serve.visit import Visit
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    import ssl
+    from collections.abc import Awaitable, Callable, Mapping
 
     from proxyd.serve.seams import Seams
 
+    Receive = Callable[[TcpStream, Peer], Awaitable[None]]
+
 PAUSE_SECONDS: Final = 0.1  # after an accept() that failed: when files run out, trying at once helps nobody
 TURNED_AWAY: Final = 64  # connections beyond the limit that are told so at once; more are just closed
+HANDSHAKES: Final = 256  # TLS handshakes at once; more connections are just closed
+HANDSHAKE_SECONDS: Final = 10.0
+TLS: Final = "tls "
+"""How the name of a listener begins whose clients speak TLS."""
 STRANGERS: Final = 64  # connections at once of those who are no clients and will be refused; more are just closed
 
 
 class Doorman:
     """Lets clients in up to a limit, and counts them. Strangers take none of their places, but a few of their own."""
 
-    def __init__(self, seams: Seams, limit: int) -> None:
+    def __init__(self, seams: Seams, owner_of: Callable[[socket.socket], int | None], capacity: int) -> None:
+        """owner_of: the local account at the other end of a connection, if that can be known.
+
+        capacity: connections that this process has open files for, each with one to an origin.
+        """
+        self._capacity = capacity
         self.served = 0
         self._seams = seams
-        self._limit = limit
-        self._inside = 0
+        self._owner_of = owner_of
         self._turning_away = 0
         self._strangers = 0
+        self._handshakes = 0
+        self.tls: ssl.SSLContext | None = None
 
-    def _tunnels(self) -> int:
-        """Connections that are tunnels now, and have no session any more."""
-        return 0 if self._seams.tunnels is None else len(self._seams.tunnels)
+    def peer(self, accepted: socket.socket, address: IPAddress | None) -> Peer:
+        """Who has just connected; their account is asked for at once, and only where it matters."""
+        matters = self._seams.snapshot().asks_for_accounts
+        return Peer(address, self._owner_of(accepted) if matters else None)
 
-    async def receive(self, stream: TcpStream, address: IPAddress) -> None:
+    async def receive_tls(self, tcp: TcpStream, peer: Peer) -> None:
+        """The same, for a client who speaks TLS to us. Raises nothing. One who does not is only let go."""
+        if self.tls is None or self._handshakes >= HANDSHAKES:
+            tcp.close()
+            return
+        stream = TlsStream(tcp, self.tls)
+        self._handshakes += 1
+        try:
+            with trio.fail_after(HANDSHAKE_SECONDS):
+                await stream.handshake()
+        except (trio.TooSlowError, trio.BrokenResourceError):
+            tcp.close()
+            return
+        finally:
+            self._handshakes -= 1
+        await self.receive(stream, peer)
+
+    async def receive(self, stream: TcpStream | TlsStream, peer: Peer) -> None:
         """Serve one client's connection to its end, or turn it away. Raises nothing."""
-        if self._seams.snapshot().identify(address) is None:
-            await self._hear_stranger(stream, address)
-        elif self._inside + self._tunnels() < self._limit:
+        snapshot = self._seams.snapshot()
+        if next(snapshot.candidates(peer), None) is None:
+            await self._hear_stranger(stream, peer)
+        elif (place := self._seams.ledger.enter(snapshot.policy.limits.connections, self._capacity)) is not None:
             self.served += 1
-            self._inside += 1
-            try:
-                await serve_connection(stream, address, self._seams)
-            finally:
-                self._inside -= 1
+            await serve_connection(stream, Visit(peer, place), self._seams)
         elif self._turning_away < TURNED_AWAY:
             self._turning_away += 1
             try:
-                await turn_away(stream, address, self._seams)
+                await turn_away(stream, Visit(peer), self._seams)
             finally:
                 self._turning_away -= 1
         else:
-            stream.close()
+            await hang_up(stream)
 
-    async def _hear_stranger(self, stream: TcpStream, address: IPAddress) -> None:
+    async def _hear_stranger(self, stream: TcpStream | TlsStream, peer: Peer) -> None:
         """Let one ask who will be refused, so that the refusal says so and is on record."""
         if self._strangers >= STRANGERS:
-            stream.close()
+            await hang_up(stream)
             return
         self.served += 1
         self._strangers += 1
         try:
-            await serve_connection(stream, address, self._seams)
+            await serve_connection(stream, Visit(peer), self._seams)
         finally:
             self._strangers -= 1
 
 
+class Listeners:
+    """Those that are open, each with the task that accepts on it."""
+
+    def __init__(
+        self, doorman: Doorman, accepting: trio.Nursery, sessions: trio.Nursery, complain: Callable[[str], None]
+    ) -> None:
+        """sessions: the nursery of those who may outlive their listener."""
+        self._doorman = doorman
+        self._accepting = accepting
+        self._sessions = sessions
+        self._complain = complain
+        self._open: dict[str, trio.CancelScope] = {}
+
+    def change(self, sockets: Mapping[str, socket.socket]) -> None:
+        """Listen there, and nowhere else; one that is open already goes on, and its second socket is closed.
+
+        Once the end has begun, nobody listens anywhere again.
+        """
+        for where in self._open.keys() - sockets.keys():
+            self._open.pop(where).cancel()
+        for where, sock in sockets.items():
+            if where in self._open or self._accepting.cancel_scope.cancel_called:
+                sock.close()
+            else:
+                self._open[where] = trio.CancelScope()
+                receive = self._doorman.receive_tls if where.startswith(TLS) else self._doorman.receive
+                self._accepting.start_soon(self._accept, sock, receive, self._open[where])
+
+    async def _accept(self, sock: socket.socket, receive: Receive, scope: trio.CancelScope) -> None:
+        with scope:
+            await accept_forever(sock, self._doorman, receive, self._sessions, self._complain)
+
+
 async def accept_forever(
-    sock: socket.socket, doorman: Doorman, handlers: trio.Nursery, complain: Callable[[str], None]
+    sock: socket.socket,
+    doorman: Doorman,
+    receive: Receive,
+    handlers: trio.Nursery,
+    complain: Callable[[str], None],
 ) -> None:
-    """Accept connections and hand each to the doorman, in the nursery of those who may outlive the listener."""
+    """Accept connections and let the doorman receive each, in the nursery of those who may outlive the listener."""
     sock.settimeout(0)
     taken = 0
     with sock:
@@ -93,13 +161,19 @@ async def accept_forever(
                 await trio.sleep(PAUSE_SECONDS)
                 continue
             accepted.settimeout(0)
-            handlers.start_soon(doorman.receive, TcpStream(accepted), _address(peer[0]))
+            handlers.start_soon(receive, TcpStream(accepted), doorman.peer(accepted, _address(peer)))
             taken += 1
             if taken % TURN == 0:
                 await trio.lowlevel.checkpoint()
 
 
+def _address(peer: str | bytes | tuple[Any, ...]) -> IPAddress | None:
+    """Where a client connects from, as accept(2) said it: nowhere, for a Unix socket."""
+    return _parsed(peer[0]) if isinstance(peer, tuple) else None
+
+
 @lru_cache(maxsize=4096)
-def _address(peer: str) -> IPAddress:
-    """Where a client connects from, as accept(2) said it."""
-    return IPAddress(peer.partition("%")[0])
+def _parsed(host: str) -> IPAddress:
+    """An address. A listener that the service manager made for both families shows IPv4 peers as mapped ones."""
+    address = IPAddress(host.partition("%")[0])
+    return address.ipv4() if address.is_ipv4_mapped() else address

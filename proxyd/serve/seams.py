@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from proxyd.net.dialer import Dialled
     from proxyd.net.tunnels import Tunnels
     from proxyd.policy.address import Resolution
-    from proxyd.policy.model import Snapshot
+    from proxyd.policy.snapshot import Snapshot
     from proxyd.policy.verdict import Allow
+    from proxyd.serve.exchange import Exchange
     from proxyd.serve.judge import Verdict
+    from proxyd.serve.keyring import Keyring
+    from proxyd.serve.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,19 +28,24 @@ class Seams:
     """The world, as a session sees it.
 
     snapshot: the policy as it stands now. judge: `decide`, or what says the same.
-    resolve: raises DnsError. dial: raises DialError.
+    resolve: given a name and the client who asks; raises DnsError. dial: raises DialError.
     record: returns when the record is written; raises SinkError. now: the time of day, in UTC.
+    ledger: what is used of the limits. keyring: who knows his password.
     via: our name in Via. complain: a line for the operator, outside the audit log.
+    live: the exchanges that a new policy may have to cut.
     tunnels: where tunnels between two sockets live once they stand; None where there can be no pool.
     """
 
     snapshot: Callable[[], Snapshot]
     judge: Callable[..., Verdict]
-    resolve: Callable[[str], Awaitable[Resolution]]
+    resolve: Callable[[str, str], Awaitable[Resolution]]
     dial: Callable[[Allow], Awaitable[Dialled]]
     record: Callable[[Record], None]
     now: Callable[[], dt.datetime]
+    ledger: Ledger
+    keyring: Keyring
     via: str
     complain: Callable[[str], None]
     tunnels: Tunnels | None = None
     drain: Drain = field(default_factory=Drain)
+    live: set[Exchange] = field(default_factory=set)

@@ -20,56 +20,56 @@ from proxyd.serve.kept import Kept
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from netaddr import IPAddress
     from trio.abc import HalfCloseableStream
 
     from proxyd.serve.seams import Seams
+    from proxyd.serve.visit import Visit
 
 KEEP_ALIVE_SECONDS: Final = 60.0  # for the first byte of the next request
 
 
-async def serve_connection(stream: HalfCloseableStream, address: IPAddress | None, seams: Seams) -> None:
-    """Serve one connection to its end. Raises nothing.
-
-    address: the client's, or None where it has none.
-    """
-    await _guarded(_serve, stream, address, seams)
+async def serve_connection(stream: HalfCloseableStream, visit: Visit, seams: Seams) -> None:
+    """Serve one connection to its end. Raises nothing."""
+    await _guarded(_serve, stream, visit, seams)
 
 
-async def turn_away(stream: HalfCloseableStream, address: IPAddress | None, seams: Seams) -> None:
+async def turn_away(stream: HalfCloseableStream, visit: Visit, seams: Seams) -> None:
     """Refuse a connection beyond the limit, with an answer and a record. Raises nothing."""
-    await _guarded(_turn_away, stream, address, seams)
+    await _guarded(_turn_away, stream, visit, seams)
 
 
-async def _serve(wire: Wire, address: IPAddress | None, seams: Seams) -> None:
+async def _serve(wire: Wire, visit: Visit, seams: Seams) -> None:
     kept = Kept()
+    first = True
     try:
-        while await seams.drain.wait(wire.wait, KEEP_ALIVE_SECONDS):
-            if not await Exchange(wire, address, seams, kept).run():
+        while await seams.drain.wait(visit.peer, wire.wait, KEEP_ALIVE_SECONDS, first=first):
+            first = False
+            if not await Exchange(wire, visit, seams, kept).run():
                 return
             wire.next_exchange()
     finally:
         await kept.close()
 
 
-async def _turn_away(wire: Wire, address: IPAddress | None, seams: Seams) -> None:
-    await Exchange(wire, address, seams, Kept()).turn_away(Reason.CONNECTION_LIMIT)
+async def _turn_away(wire: Wire, visit: Visit, seams: Seams) -> None:
+    await Exchange(wire, visit, seams, Kept()).turn_away(Reason.CONNECTION_LIMIT)
 
 
 async def _guarded(
-    serve: Callable[[Wire, IPAddress | None, Seams], Awaitable[None]],
+    serve: Callable[[Wire, Visit, Seams], Awaitable[None]],
     stream: HalfCloseableStream,
-    address: IPAddress | None,
+    visit: Visit,
     seams: Seams,
 ) -> None:
     """Whatever happens to one connection, it is closed, and nobody else hears of it but the operator."""
     try:
-        await serve(Wire(stream, h11.SERVER), address, seams)
+        await serve(Wire(stream, h11.SERVER), visit, seams)
     except trio.BrokenResourceError:
         pass  # the client left between two requests
     except Exception as bug:  # noqa: BLE001 - a bug ends this connection and is told; it must not end the others
         seams.complain(f"bug: {described(bug)}")
     finally:
+        visit.leave()
         await hang_up(stream)
 
 

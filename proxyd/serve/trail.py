@@ -21,15 +21,21 @@ if TYPE_CHECKING:
 
     from proxyd.http.request import Asked
     from proxyd.net.relay import Flow
-    from proxyd.policy.model import Client, Policy
+    from proxyd.policy.client import Client
+    from proxyd.policy.snapshot import Peer, Snapshot
     from proxyd.policy.verdict import Allow, Deny
+    from proxyd.serve.case import Case
+    from proxyd.serve.ledger import Place
     from proxyd.serve.seams import Seams
 
 
 class Trail:
     """What is known of one request, and whether its decision is on record."""
 
-    def __init__(self, seams: Seams, policy: Policy, client: Client | None, address: IPAddress | None) -> None:
+    def __init__(self, seams: Seams, snapshot: Snapshot, client: Client | None, peer: Peer) -> None:
+        policy = snapshot.policy
+        self.case: Case | None = None
+        self._places: tuple[Place | None, ...] = ()
         self.id = secrets.token_hex(8)
         self.decided = False
         self._unwritten: Record | None = None
@@ -38,7 +44,8 @@ class Trail:
         self._facts: dict[str, Any] = {
             "id": self.id,
             "client": client.name if client else None,
-            "client_address": str(address) if address is not None else None,
+            "client_address": str(peer.address) if peer.address is not None else None,
+            "user": snapshot.account(peer),
             "policy": policy.name,
             "digest": policy.digest[:DIGEST_DIGITS],
         }
@@ -84,8 +91,15 @@ class Trail:
             self._decide()
             self._try("decision", self._write_decision)
 
+    def hold(self, places: tuple[Place | None, ...]) -> None:
+        """Keep these places until the tunnel has ended."""
+        self._places = places
+
     def tunnel_ended(self, flow: Flow) -> None:
         """Write the closing record of a tunnel that outlived its session. Raises nothing: no session catches it now."""
+        for place in self._places:
+            if place is not None:
+                place.leave()
         try:
             self.close(flow.outcome, flow)
         except Exception as bug:  # noqa: BLE001 - it is told, and must not end everybody's tunnels

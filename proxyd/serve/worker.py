@@ -1,6 +1,7 @@
 """One worker: listeners inside, sessions outside, so that those close while these finish; tunnels outlive both.
 
-It wires the floors together, hears signals, and ends when it is told to; a session's rules are not here.
+It wires the floors together, hears signals and its supervisor, and ends when it is told to; a session's rules are not
+here.
 """
 
 from __future__ import annotations
@@ -8,78 +9,67 @@ from __future__ import annotations
 import datetime as dt
 import os
 import signal
+import time
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
-from netaddr import IPNetwork
 
 from proxyd.audit.record import DIGEST_DIGITS, Record, timestamp
 from proxyd.audit.sink import SinkError
 from proxyd.net.dialer import dial
-from proxyd.net.host import own_addresses
-from proxyd.net.listening import bound_to
+from proxyd.net.host import file_limit, own_addresses, tunnels_within
+from proxyd.net.identity import Owners
+from proxyd.net.parent import ParentDialer
 from proxyd.net.resolver import Resolver
 from proxyd.net.tunnels import Tunnels
 from proxyd.serve.current import CurrentPolicy
 from proxyd.serve.handover import AT_ONCE
 from proxyd.serve.judge import Judge
-from proxyd.serve.listener import Doorman, accept_forever
+from proxyd.serve.keyring import Keyring
+from proxyd.serve.ledger import Ledger
+from proxyd.serve.listener import Doorman, Listeners
+from proxyd.serve.log import Log
+from proxyd.serve.orders import Orders
+from proxyd.serve.revocation import revoke, revoke_forever
 from proxyd.serve.seams import Seams
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import AsyncIterator, Callable
 
+    from netaddr import IPNetwork
+
     from proxyd.audit.sink import Sink
-    from proxyd.policy.model import Policy
-    from proxyd.serve.handover import Handover
+    from proxyd.net.dialer import Dialled
+    from proxyd.policy.verdict import Allow
+    from proxyd.serve.channel import Channel
+    from proxyd.serve.given import Given
 
 
-async def serve(
-    policy: Policy,
-    handover: Handover,
-    sockets: list[socket.socket],
-    sink: Sink,
-    complain: Callable[[str], None],
-    leash: int,
-) -> None:
-    """Serve on listening `sockets` until SIGTERM, then drain; AT_ONCE ends at once.
+async def serve(given: Given, sink: Sink, channel: Channel, complain: Callable[[str], None]) -> None:
+    """Serve what is given until SIGTERM, then drain; AT_ONCE ends at once.
 
-    sink: where the records go; reopened on SIGUSR1. leash: a pipe, whose end means that the supervisor is gone.
+    channel: to the supervisor, who may give something else later, and whose end is ours.
     """
-    endpoints = [bound_to(sock) for sock in sockets]
-    ports = frozenset(each.port for each in endpoints)
-    bound = frozenset(IPNetwork(each.address) for each in endpoints)
-    current = CurrentPolicy(policy, ports, utc_now, lambda: own_addresses() | bound, complain)
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGUSR1, AT_ONCE) as signals:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGUSR1, AT_ONCE) as signals, ExitStack() as at_last:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what came before anybody could hear it is heard now
         async with trio.open_nursery() as background:
-            tunnels = Tunnels()
-            background.start_soon(tunnels.run)
-            seams = Seams(
-                snapshot=current,
-                judge=Judge(),
-                resolve=Resolver(background, handover.servers).resolve,
-                dial=dial,
-                record=sink.write,
-                now=utc_now,
-                via=handover.via,
-                complain=complain,
-                tunnels=tunnels,
-            )
-            doorman = Doorman(seams, max(1, policy.limits.connections // handover.workers))
-            _note(seams, policy, "start", pid=os.getpid(), listening=tuple(map(str, endpoints)))
+            worker = Worker(given, sink, complain, background)
+            at_last.callback(worker.close)
+            worker.note("start", listening=given.described)
             with trio.CancelScope() as patience:
-                async with trio.open_nursery() as sessions, trio.open_nursery() as listeners:
-                    end = _End(seams, listeners, patience, policy.limits.drain_seconds)
-                    background.start_soon(_hear, signals, sink, end, complain)
-                    background.start_soon(_outlive_nobody, leash, end)
-                    for sock in sockets:
-                        listeners.start_soon(accept_forever, sock, doorman, sessions, complain)
-                await tunnels.drained()
-            tunnels.revoke(lambda _: True, "aborted")
-            _note(seams, policy, "stop", pid=os.getpid(), connections=doorman.served)
+                async with trio.open_nursery() as sessions, trio.open_nursery() as accepting:
+                    listeners = Listeners(worker.doorman, accepting, sessions, complain)
+                    listeners.change(given.listeners)
+                    end = _End(worker, accepting, patience)
+                    background.start_soon(_hear, signals, worker.log, end)
+                    background.start_soon(_obey, Orders(channel, given, partial(worker.install, listeners)), end)
+                    background.start_soon(revoke_forever, worker.seams)
+                await worker.tunnels.drained()
+            worker.tunnels.revoke(lambda _: True, "aborted")
+            worker.note("stop", connections=worker.doorman.served)
             background.cancel_scope.cancel()
 
 
@@ -88,56 +78,114 @@ def utc_now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
+class Worker:
+    """The floors wired together, for what is given; and again, where something else is given later."""
+
+    def __init__(self, given: Given, sink: Sink, complain: Callable[[str], None], background: trio.Nursery) -> None:
+        self._complain = complain
+        self._addresses = given.addresses
+        self._current = CurrentPolicy(given.in_force, utc_now, self._own_addresses, complain)
+        self._ledger = Ledger(given.ledger, given.place, given.handover.workers, given.handover.ledger, time.monotonic)
+        self._resolver = Resolver(background, given.routes)
+        self.log = Log(sink, complain)
+        self.tunnels = Tunnels()
+        background.start_soon(self.tunnels.run)
+        self.seams = Seams(
+            snapshot=self._current,
+            judge=Judge(),
+            resolve=self._resolver.resolve,
+            dial=self._dial,
+            record=self.log.write,
+            now=utc_now,
+            ledger=self._ledger,
+            keyring=Keyring(),
+            via=given.handover.via,
+            complain=complain,
+            tunnels=self.tunnels,
+        )
+        self._owners = Owners()
+        self.doorman = Doorman(self.seams, self._owners.of, tunnels_within(file_limit()))
+        self.doorman.tls = given.tls
+
+    def close(self) -> None:
+        """Let go of what outlives every client."""
+        self._owners.close()
+        self._ledger.close()
+
+    async def _dial(self, allow: Allow) -> Dialled:
+        """As the policy of this moment says: directly, or through the parent and never otherwise."""
+        parent = self._current().policy.parent
+        return await (dial(allow) if parent is None else ParentDialer(parent, self._complain).dial(allow))
+
+    def install(self, listeners: Listeners, given: Given) -> int:
+        """Take something else into use: how many connections that cut."""
+        self._addresses = given.addresses
+        self._current.install(given.in_force)
+        self._ledger.change(given.ledger, given.handover.ledger)
+        self._resolver.change(given.routes)
+        self.doorman.tls = given.tls
+        if given.sink is not None:
+            self.log.change(given.sink)
+        listeners.change(given.listeners)
+        return revoke(self.seams)
+
+    def note(self, event: str, **facts: Any) -> None:  # noqa: ANN401 - fields of a Record
+        """Put this worker's own beginning or end on record."""
+        policy = self._current().policy
+        record = Record(
+            time=timestamp(utc_now()),
+            event=event,
+            pid=os.getpid(),
+            policy=policy.name,
+            digest=policy.digest[:DIGEST_DIGITS],
+            **facts,
+        )
+        try:
+            self.log.write(record)
+        except SinkError as error:
+            self._complain(f"audit log: a {event} record could not be written: {error}")
+
+    @property
+    def drain_seconds(self) -> float:
+        """How long what runs may take to its end."""
+        return self._current().policy.limits.drain_seconds
+
+    def _own_addresses(self) -> frozenset[IPNetwork]:
+        return own_addresses() | self._addresses
+
+
 @dataclass(slots=True)
 class _End:
     """The two steps of ending: no more clients, then no more patience."""
 
-    seams: Seams
-    listeners: trio.Nursery
+    worker: Worker
+    accepting: trio.Nursery
     patience: trio.CancelScope
-    drain_seconds: float
 
     def begin(self) -> None:
         """Drain. Whoever asks again is not in a greater hurry."""
-        if not self.seams.drain.begun:
-            self.listeners.cancel_scope.cancel()
-            self.patience.deadline = trio.current_time() + self.drain_seconds
-            self.seams.drain.begin()
+        drain = self.worker.seams.drain
+        if not drain.begun:
+            self.accepting.cancel_scope.cancel()
+            self.patience.deadline = trio.current_time() + self.worker.drain_seconds
+            drain.begin()
 
     def at_once(self) -> None:
         """Wait for nobody."""
         self.patience.cancel()
 
 
-async def _hear(signals: AsyncIterator[int], sink: Sink, end: _End, complain: Callable[[str], None]) -> None:
+async def _hear(signals: AsyncIterator[int], log: Log, end: _End) -> None:
     async for number in signals:
         if number == signal.SIGUSR1:
-            _reopen(sink, complain)
+            log.reopen()
         elif number == AT_ONCE:
             end.at_once()
         else:
             end.begin()
 
 
-async def _outlive_nobody(leash: int, end: _End) -> None:
+async def _obey(orders: Orders, end: _End) -> None:
     """Drain when the supervisor is gone, however it went: nobody restarts or ends us any more."""
-    await trio.lowlevel.wait_readable(leash)
+    await orders.follow()
     end.begin()
-
-
-def _reopen(sink: Sink, complain: Callable[[str], None]) -> None:
-    try:
-        sink.reopen()
-    except SinkError as error:
-        complain(f"audit log: could not be reopened: {error}")
-
-
-def _note(seams: Seams, policy: Policy, event: str, **facts: Any) -> None:  # noqa: ANN401 - fields of a Record
-    """Put the daemon's own beginning or end on record."""
-    record = Record(
-        time=timestamp(seams.now()), event=event, policy=policy.name, digest=policy.digest[:DIGEST_DIGITS], **facts
-    )
-    try:
-        seams.record(record)
-    except SinkError as error:
-        seams.complain(f"audit log: a {event} record could not be written: {error}")

@@ -118,6 +118,10 @@ def _cut(text: bytes, size: int) -> Iterator[bytes]:
     return (text[at : at + size] for at in range(len(text) - size + 1))
 
 
+LEDGER = "/memfd:proxyd-limits (deleted)"
+"""The memory that all workers share: counts, and no word of a request."""
+
+
 @dataclass
 class Watch:
     """Hears what everybody said, and keeps what was found there and must not be."""
@@ -162,7 +166,9 @@ class Watch:
             for descriptor in (proc / "fd").iterdir():
                 with suppress(FileNotFoundError):  # a connection that was closed by now
                     files.add(str(descriptor.readlink()))
-            ours = {str(proxy.audit), str(proxy.errors)}
+                    if str(descriptor.readlink()) == LEDGER:
+                        self.look("memory of the limits", descriptor.read_bytes())
+            ours = {str(proxy.audit), str(proxy.errors), LEDGER}
             assert [file for file in files - ours if re.match(r"/(?!dev/)", file)] == [], "nothing is spooled to a file"
 
     def look_behind(self, scene: Scene, proxy: Daemon, at_origin: Collection[Plant] = ()) -> None:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from proxyd.audit.record import DIGEST_DIGITS, FIELDS_OF, MAX_ADDRESSES, SCHEMA, Record, timestamp
 
 NOON: Final = dt.datetime(2026, 8, 1, 12, 0, tzinfo=dt.UTC)
-EVENTS: Final = ("start", "decision", "close", "stop")
+EVENTS: Final = ("start", "decision", "close", "stop", "reload")
 
-SUBJECT: Final = ["client", "client_address", "method", "scheme", "host", "port"]
+SUBJECT: Final = ["client", "client_address", "user", "method", "scheme", "host", "port"]
 JUDGEMENT: Final = ["verdict", "reason", "rule", "refused", "would", "status"]
 POLICY: Final = ["policy", "digest"]
 DOCUMENTED: Final = {
@@ -29,11 +29,14 @@ DOCUMENTED: Final = {
         *("outcome", "bytes_up", "bytes_down", "dns_ms", "connect_ms", "duration_ms"),
     ],
     "stop": ["schema", "time", "event", "pid", "connections", *POLICY],
+    "reload": [
+        *("schema", "time", "event", "pid", "outcome", "problems", "changes", "revoked", *POLICY, "truncated"),
+    ],
 }
 """The fields that readers of this schema number rely on. A new one may join; one that is missing here is a break."""
 
 
-def test_there_are_four_events() -> None:
+def test_there_are_five_events() -> None:
     assert tuple(FIELDS_OF) == EVENTS
 
 
@@ -65,15 +68,15 @@ def test_r7_a_decision_and_its_closing_record_say_the_destination_the_decision_t
 
 
 def test_r7_no_field_is_for_a_header_a_path_a_query_a_body_or_a_credential() -> None:
-    """By name, as far as a name tells: who adds such a field has to come by here."""
+    """By name, as far as a name tells: who adds such a field has to come by here. `user` is a local account."""
     secrets = ("path", "query", "url", "target", "header", "field", "cookie", "auth", "body", "user", "token", "raw")
     names = [each.name for each in dataclasses.fields(Record)]
-    assert [name for name in names if any(secret in name for secret in secrets)] == []
+    assert [name for name in names if any(secret in name for secret in secrets)] == ["user"]
 
 
 def test_each_worker_notes_its_own_beginning_and_end_and_no_request_says_which_served_it() -> None:
-    """Several write into one log: a `stop` belongs to the `start` with the same process."""
-    assert [event for event in EVENTS if "pid" in FIELDS_OF[event]] == ["start", "stop"]
+    """Several write into one log: a `stop` or a `reload` belongs to the `start` with the same process."""
+    assert [event for event in EVENTS if "pid" in FIELDS_OF[event]] == ["start", "stop", "reload"]
     assert Record(time="now", event="start", pid=77).as_dict()["pid"] == 77
 
 

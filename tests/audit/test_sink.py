@@ -13,6 +13,7 @@ import pathlib
 import pty
 import socket
 import stat
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 from unittest.mock import Mock
@@ -358,6 +359,22 @@ def test_a_line_that_was_torn_before_we_started_is_ended_too(log: Path) -> None:
     sink.write(SECOND)
     sink.close()
     assert json.loads(log.read_bytes().splitlines()[-1])["id"] == SECOND.id
+
+
+@pytest.mark.parametrize("rest", [ONE[10:], ONE[10:] + TWO, ONE[10:] + TWO[:7]], ids=["whole", "two", "the next too"])
+def test_a_line_that_a_sibling_is_writing_is_not_torn(log: Path, monkeypatch: pytest.MonkeyPatch, rest: bytes) -> None:
+    """A reader may see the first part of a write before the rest: an empty line behind it would be no record."""
+
+    def sibling_goes_on(_seconds: float) -> None:
+        with log.open("ab") as file:
+            file.write(rest)
+
+    log.write_bytes(ONE[:10])
+    monkeypatch.setattr(time, "sleep", sibling_goes_on)
+    sink = FileSink(str(log))
+    sink.write(SECOND)
+    sink.close()
+    assert log.read_bytes() == ONE[:10] + rest + TWO
 
 
 def test_a_line_that_another_worker_tore_is_ended_on_reopening(log: Path, sink: FileSink) -> None:

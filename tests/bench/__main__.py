@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 from tests import namespace
 from tests.bench import names, report
+from tests.bench.checks import CHECKS
 from tests.bench.contenders import CannotRun
 from tests.bench.peers import OURS, PEERS, SMOKESCREEN
-from tests.bench.works import WORKS, Load, measure, measure_bodies, measure_idle, warm_up
+from tests.bench.works import TLS_PORT, WORKS, WORKS_OF_CHECKS, Load, measure, measure_bodies, measure_idle, warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
     from tests.bench.contenders import Contender, Group
-    from tests.bench.works import Result
+    from tests.bench.works import Result, Work
 
 SOURCES: Final = [str(Path(__file__).with_name(name)) for name in ("load.c", "origin.c")]
 TIME_WAIT_BUCKETS: Final = 512  # else loopback runs out of ports, and the bench measures the kernel looking for one
@@ -37,7 +38,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
     try:
-        contenders = _contenders(arguments.only, arguments.smokescreen)
+        contenders = list(CHECKS) if arguments.checks else _contenders(arguments.only, arguments.smokescreen)
         about = {
             **report.machine(),
             **{each.name: each.version() for each in contenders},
@@ -49,7 +50,7 @@ def main() -> int:
             directory.chmod(0o755)
             _enter_own_network(directory)
             load = Load(_build(directory))
-            with load.origin(), names.served():
+            with load.origin(), load.origin(TLS_PORT - 2), names.served():
                 rounds, wrong = _rounds(load, contenders, directory, arguments)
     except CannotRun as why:
         _say(f"bench: {why}", sys.stderr)
@@ -65,6 +66,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=3.0, help="for each work (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="all works, through each contender (%(default)s)")
     parser.add_argument("--only", metavar="NAME,…", type=lambda text: text.split(","), help="these contenders")
+    parser.add_argument("--checks", action="store_true", help="what each check costs: ours alone, with one at a time")
     parser.add_argument("--smokescreen", metavar="FILE", help="its program, which no package has")
     parser.add_argument("--markdown", action="store_true", help="print what the README shows")
     arguments = parser.parse_args()
@@ -124,14 +126,17 @@ def _rounds(
         _say(f"round {number} of {arguments.rounds}", sys.stderr)
         own = directory / str(number)
         own.mkdir()
-        results, complaints = _round(load, contenders, own, arguments.seconds)
+        works = WORKS_OF_CHECKS if arguments.checks else WORKS
+        results, complaints = _round(load, contenders, own, arguments.seconds, works)
         rounds.append(results)
         wrong += [f"round {number}: {each}" for each in (*report.errors(results, OURS), *complaints)]
         shutil.rmtree(own)
     return rounds, wrong
 
 
-def _round(load: Load, contenders: list[Contender], directory: Path, seconds: float) -> tuple[list[Result], list[str]]:
+def _round(
+    load: Load, contenders: list[Contender], directory: Path, seconds: float, works: tuple[Work, ...]
+) -> tuple[list[Result], list[str]]:
     """Every work through every contender in turns; then the memory of each, alone and freshly started, in turns."""
     started: list[tuple[Contender, Group]] = []
 
@@ -146,8 +151,9 @@ def _round(load: Load, contenders: list[Contender], directory: Path, seconds: fl
         groups = {each.name: stack.enter_context(running(each, "works")) for each in proxies}
         for each in proxies:
             warm_up(load, each, groups[each.name])
-        results = [measure(load, each, groups.get(each.name), work, seconds) for work in WORKS for each in contenders]
-    for purpose, measure_memory in (("idle", measure_idle), ("bodies", measure_bodies)):
+        results = [measure(load, each, groups.get(each.name), work, seconds) for work in works for each in contenders]
+    memory = (("idle", measure_idle), ("bodies", measure_bodies)) if works is WORKS else ()
+    for purpose, measure_memory in memory:
         for each in proxies:
             with running(each, purpose) as group:
                 results += measure_memory(load, each, group, seconds)

@@ -42,6 +42,7 @@ class Contender:
     asked_for_version: arguments by which it says what it is.
     refuses_root: it is run as an ordinary account of a user namespace.
     audit: its log of decisions and closings, below the directory.
+    field: a header field that it wants in each request. tls: tunnels are to port 443, and begin with a ClientHello.
     """
 
     name: str
@@ -51,6 +52,8 @@ class Contender:
     asked_for_version: tuple[str, ...] = ("--version",)
     refuses_root: bool = False
     audit: str = ""
+    field: str = ""
+    tls: bool = False
 
     def found(self) -> str | None:
         """Where its program is, if it is installed."""
@@ -141,7 +144,8 @@ class Group:
         """What is wrong with what it said and wrote, once it ended, where we can judge it."""
         if self._audit is None:
             return []
-        greeting, *wrong = self._said.read_text(errors="replace").splitlines()
+        greeting, *others = self._said.read_text(errors="replace").splitlines()
+        wrong = [line for line in others if not line.startswith("proxyd: warning: ")]
         if self._leader.returncode != 0:
             wrong.append(f"exit status {self._leader.returncode}, after: {greeting}")
         log = self._audit.read_bytes()

@@ -4,6 +4,9 @@
        load WORK PROXY HOST PORT COUNT SIZE SECONDS     one work on COUNT links; one JSON object on stdout
        load leash COMMAND...                            become COMMAND, which dies with whoever started this
 
+   LOAD_FIELD in the environment is one more header field for the proxy; LOAD_OPENING names a file that is sent behind
+   each CONNECT, as a hasty client does.
+
    PROXY is address:port, or "-" for straight to the origin, where a connection stands for a tunnel. HOST is what a
    proxy is asked for; without one it must be an address. The works:
 
@@ -52,7 +55,7 @@ static enum work work;
 static int proxied, count_of_links, size;
 static double seconds;
 static struct sockaddr_in first_hop;
-static char request[512];
+static char request[4096];
 static size_t request_length;
 
 static struct link links[MOST_LINKS];
@@ -367,7 +370,15 @@ static void prepare(char **words) {
                        size);
     to += snprintf(to, end - to, "Host: %s:%s\r\n", words[2], words[3]);
     if (work == STORE) to += snprintf(to, end - to, "Content-Type: text/plain\r\nContent-Length: %d\r\n", size);
+    const char *field = getenv("LOAD_FIELD"), *opening = getenv("LOAD_OPENING");
+    if (proxied && field != NULL) to += snprintf(to, end - to, "%s\r\n", field);
     to += snprintf(to, end - to, "\r\n");
+    if (proxied && opening != NULL && !asks_plainly()) {
+        FILE *file = fopen(opening, "rb");
+        if (file == NULL) die(opening);
+        to += fread(to, 1, (size_t)(end - to), file);
+        fclose(file);
+    }
     request_length = (size_t)(to - request);
     for (int i = 0; i < count_of_links; i++) links[i].fd = -1;
 }

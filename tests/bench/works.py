@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import ssl
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from tests.bench.contenders import Contender, Group
 
 ORIGIN_PORT: Final = 8080
+TLS_PORT: Final = 443  # of another origin's sink
 HTTP, ECHO, SINK, SOURCE = range(ORIGIN_PORT, ORIGIN_PORT + 4)  # origin.c's order
 MOST_IDLE_TUNNELS, IDLE_TUNNELS_A_SECOND = 8000, 4000  # so that a short run opens fewer
 MOST_BODY, BODY_A_SECOND = 1_000_000_000, 500_000_000
@@ -43,6 +46,7 @@ class Load:
         done = subprocess.run(  # noqa: S603 - our own program
             self._command(contender, work, seconds),
             check=True,
+            env=self._environment(contender, work),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             timeout=seconds + SPARE_SECONDS,
@@ -65,10 +69,10 @@ class Load:
                 process.kill()
 
     @contextmanager
-    def origin(self) -> Iterator[None]:
+    def origin(self, port: int = ORIGIN_PORT) -> Iterator[None]:
         """The origin, meanwhile."""
         with subprocess.Popen(  # noqa: S603 - our own program
-            [str(self.program), "origin", ORIGIN_4, str(ORIGIN_PORT)], stdout=subprocess.PIPE
+            [str(self.program), "origin", ORIGIN_4, str(port)], stdout=subprocess.PIPE
         ) as process:
             try:
                 if process.stdout is None or process.stdout.readline() != b"ready\n":
@@ -79,8 +83,31 @@ class Load:
 
     def _command(self, contender: Contender, work: Work, seconds: float) -> list[str]:
         host = work.host if contender.program else ORIGIN_4
-        words = (work.word, contender.address, host, work.port, work.links, work.size, seconds)
+        port = TLS_PORT if contender.tls and work.port == ECHO else work.port
+        words = (work.word, contender.address, host, port, work.links, work.size, seconds)
         return [str(self.program), *map(str, words)]
+
+    def _environment(self, contender: Contender, work: Work) -> dict[str, str]:
+        """What the load program is to say beyond its work."""
+        said = dict(os.environ)
+        if contender.field:
+            said["LOAD_FIELD"] = contender.field
+        if contender.tls:
+            opening = self.program.with_name("client-hello")
+            opening.write_bytes(_client_hello(work.host))
+            said["LOAD_OPENING"] = str(opening)
+        return said
+
+
+def _client_hello(host: str) -> bytes:
+    """What a TLS client says first to `host`; to an address, without a name."""
+    context = ssl.create_default_context()
+    context.check_hostname = host != ORIGIN_4
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(incoming, outgoing, server_hostname=None if host == ORIGIN_4 else host)
+    with suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read()
 
 
 def _said(line: bytes) -> Said:
@@ -123,6 +150,9 @@ WORKS: Final = (
     Work("GET 1 KB/s, a connection each, 32 at once", "fresh", HTTP, 32, 1024),
     Work("one 64-byte echo, p50 µs", "echoes", ECHO, 1, 64, _median_microseconds),
 )
+
+WORKS_OF_CHECKS: Final = tuple(work for work in WORKS if work.word in ("tunnels", "gets", "fresh"))
+"""What a request costs, and not what is moved afterwards."""
 
 _WARM_UP: Final = Work("warm-up", "tunnels", ECHO, 8, 0)
 _WARM_UP_SECONDS: Final = 0.3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ default = "deny"
 [[client]]
 name = "agent"
 networks = ["127.0.0.0/8"]
+users = [4711]
 """
 SHIPPED = Path(__file__).parents[2] / "policies"
 
@@ -57,6 +59,17 @@ def test_a_good_policy_is_0_and_one_line_that_says_what_it_is(
         "1 tests passed; digest"
     )
     assert len(digest.strip()) == 64
+
+
+def test_r2_what_an_author_may_not_have_meant_is_told_and_is_no_error(
+    write: Callable[[str], str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As at the start of the daemon: on loopback, networks alone are every account of the host."""
+    name = write(POLICY.replace("users = [4711]\n", ""))
+    assert main(["check", name]) == 0
+    out, err = capfd.readouterr()
+    assert out.startswith(f"{name}: good: ")
+    assert err.startswith(f"proxyd: {name}: warning: client agent is every account on this host; ")
 
 
 def test_one_bad_policy_among_good_ones_is_78_and_all_of_them_are_read(
@@ -117,11 +130,21 @@ def test_control_characters_do_not_reach_the_terminal(tmp_path: Path, capfd: pyt
     assert "policy\\x1b[2J.toml: good" in out
 
 
-@pytest.mark.parametrize("name", ["default.toml", "allowlist.toml", "local-models.toml"])
-def test_the_shipped_policies_are_good(name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """R8."""
+@pytest.mark.parametrize(
+    ("name", "everybodys"),
+    [
+        ("default.toml", ["local"]),
+        ("allowlist.toml", ["openclaw"]),
+        ("local-models.toml", ["local"]),
+        ("team.toml", []),
+    ],
+)
+def test_the_shipped_policies_are_good(name: str, everybodys: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    """R8. Those that are for a host with one user say so."""
     assert main(["check", str(SHIPPED / name)]) == 0
-    assert capfd.readouterr().err == ""
+    err = capfd.readouterr().err
+    assert re.findall(r"warning: client (\w+) is every account on this host; ", err) == everybodys
+    assert err.count("\n") == len(everybodys)
 
 
 def test_check_wants_a_file(capfd: pytest.CaptureFixture[str]) -> None:

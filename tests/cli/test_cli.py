@@ -22,20 +22,26 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.parametrize("words", [["--help"], ["-h"]])
-def test_help_says_what_there_is_and_is_0(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("asked", [["--help"], ["-h"]])
+def test_help_says_what_there_is_and_is_0(asked: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(words)
+        main(asked)
     assert ended.value.code == 0
     out, err = capfd.readouterr()
     assert err == ""
-    for word in ("--policy FILE", "--version", "check", "explain", "examples:", "exit status:", "69", "74", "78"):
+    words = ["--policy FILE", "--version", "check", "explain", "reload", "password", "examples:", "exit status:"]
+    for word in (*words, "69", "74", "78"):
         assert word in out
 
 
 @pytest.mark.parametrize(
     ("command", "words"),
-    [("check", ["FILE"]), ("explain", ["URL", "--policy FILE", "--address IP", "--cname NAME", "--client NAME"])],
+    [
+        ("check", ["FILE"]),
+        ("explain", ["URL", "--policy FILE", "--address IP", "--cname NAME", "--client NAME"]),
+        ("reload", ["--policy FILE"]),
+        ("password", ["--generate", "from the terminal, or a line from stdin"]),
+    ],
 )
 def test_every_command_has_its_help(command: str, words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -62,6 +68,8 @@ def test_version_is_the_packages(capfd: pytest.CaptureFixture[str]) -> None:
         (["explain", "1.1.1.1:443"], "--policy"),
         (["explain", "--policy", "x"], "URL"),
         (["check", "--pol", "x"], "unrecognized arguments"),
+        (["reload"], "--policy"),
+        (["password", "--gen"], "unrecognized arguments"),
         (["--policy", "a", "check", "b"], "--policy before a command runs the proxy; put what check takes behind it"),
         (["--policy", "a", "explain", "1.1.1.1:443", "--policy", "b"], "put what explain takes behind it"),
     ],
@@ -155,7 +163,7 @@ def policy(tmp_path: Path) -> str:
     path = folder / "policy.toml"
     path.write_text(
         'schema = 1\nname = "x"\nlisten.http = ["127.0.0.1:3128"]\ndestinations.default = "allow"\n'
-        'client = [{name = "a", networks = ["127.0.0.0/8"]}]\n'
+        'client = [{name = "a", networks = ["127.0.0.0/8"], users = [4711]}]\n'
     )
     return str(path)
 

@@ -51,6 +51,7 @@ host = "127.0.0.1"
 ports = ["3000-4000"]
 networks = ["127.0.0.1/32"]
 """
+TLS_NAME = "in a tunnel, TLS must name {} (tls_name)"
 STEPS = ("client", "form", "port", "name", "allowlist", "addresses")
 
 
@@ -100,7 +101,48 @@ def test_an_allowed_destination_passed_every_step(explain: Explain) -> None:
     assert [what for _, _, what in said.steps[:2]] == ["agent", "example.com:443"]
     assert "listed" in said.steps[4][2]
     assert said.steps[5][2] == "1.1.1.1, 2606:4700::1111"
-    assert said.verdict == ["allow: by listed"]
+    assert said.verdict == ["allow: by listed", TLS_NAME.format("example.com")]
+
+
+def test_what_else_holds_for_what_is_allowed_is_said_behind_the_verdict(explain: Explain) -> None:
+    """R10: it is no part of the verdict; whose limit it is, and by which way it leaves. A denial has none of it."""
+    own = (
+        '[client.limits]\ntunnels = 5\n[client.egress]\naddresses = ["127.0.0.1"]\nmark = 7\n'
+        "[limits]\nrequests_per_second = 50\nburst = 9\n"
+        '[parent]\naddress = "192.0.2.7:3128"\n'
+    )
+    policy = POLICY.replace('networks = ["127.0.0.0/8"]\n', 'networks = ["127.0.0.0/8"]\n' + own, 1)
+    said = explain("http://example.com/", "--address", "1.1.1.1", policy=policy)
+    assert said.verdict == [
+        "allow: by listed",
+        "tunnels of client agent: 5",
+        "requests_per_second of all clients: 50",
+        "burst of all clients: 9",
+        "it leaves by address 127.0.0.1",
+        "it leaves by mark 7",
+        "it leaves through the parent 192.0.2.7:3128",
+    ]
+    assert len(explain("http://evil.example/", policy=policy).verdict) == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "port", "held"),
+    [
+        ('mode = "enforce"', 443, True),
+        ('mode = "enforce"', 80, False),
+        ('tls_name = "off"', 443, False),
+        ('tls_name = "match"', 443, True),
+    ],
+)
+def test_whether_tls_must_name_the_host_is_said(
+    explain: Explain,
+    mode: str,
+    port: int,
+    held: bool,  # noqa: FBT001 - a table's column
+) -> None:
+    """On port 443, where the default is deny: as the daemon holds it (ATTACKS 4.2)."""
+    said = explain(f"example.com:{port}", "--address", "1.1.1.1", policy=POLICY.replace('mode = "enforce"', mode))
+    assert (TLS_NAME.format("example.com") in said.verdict) is held
 
 
 @pytest.mark.parametrize(
@@ -180,7 +222,7 @@ def test_a_permit_that_has_no_effect_is_not_named_as_what_let_through(explain: E
     """R9: the default allows it, and the permit nothing."""
     listed = UI + '[[allow]]\nname = "wide"\nreason = "a test"\nhosts = ["ui.example"]\nports = [443]\n'
     said = explain("https://ui.example/", "--address", "1.1.1.1", policy=POLICY + listed)
-    assert (said.status, said.verdict) == (0, ["allow: by wide"])
+    assert (said.status, said.verdict) == (0, ["allow: by wide", TLS_NAME.format("ui.example")])
     assert not any("permitted by" in what for _, _, what in said.steps)
 
 
@@ -208,12 +250,20 @@ def test_report_mode_shows_what_was_missed_and_what_enforcing_would_say(explain:
     """R10."""
     said = explain("https://example.org/", "--address", "1.1.1.1", policy=POLICY.replace('"enforce"', '"report"'))
     assert (said.status, said.words) == (0, [*passed(4), ("missed", "allowlist"), ("passed", "addresses")])
-    assert said.verdict == ["allow: by default", "report mode: enforcing would say deny: not_allowlisted"]
+    assert said.verdict == [
+        "allow: by default",
+        "report mode: enforcing would say deny: not_allowlisted",
+        TLS_NAME.format("example.org"),
+    ]
 
 
 def test_report_mode_missed_nothing_where_the_allowlist_has_it(explain: Explain) -> None:
     said = explain("https://example.com/", "--address", "1.1.1.1", policy=POLICY.replace('"enforce"', '"report"'))
-    assert (said.status, said.words, said.verdict) == (0, passed(6), ["allow: by listed"])
+    assert (said.status, said.words, said.verdict) == (
+        0,
+        passed(6),
+        ["allow: by listed", TLS_NAME.format("example.com")],
+    )
 
 
 def test_where_everything_is_allowed_the_default_says_so(explain: Explain) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from tests import namespace
 from tests.end_to_end.daemon import Daemon, policy_text
 from tests.end_to_end.nameserver import Nameserver, Says
 from tests.end_to_end.origin import HttpOrigin
+from tests.tools import give_up, tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,3 +86,29 @@ def scene(nameserver: Nameserver, origin: HttpOrigin, tmp_path: Path) -> Iterato
 def proxy(scene: Scene) -> Daemon:
     """The daemon with the plainest policy."""
     return scene.start()
+
+
+@pytest.fixture
+def accounts() -> None:
+    """Processes of any account can be had here."""
+    if not _is_root():
+        give_up("only root can start processes of other accounts: run this as root")
+
+
+@pytest.fixture
+def unprivileged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is started runs as an account without privileges, but for reading: its program may be in root's home."""
+    if not _is_root():
+        return  # so it does already: root, if at all, only in a user namespace
+    popen = subprocess.Popen
+    nobody = (tool("setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups")
+    reads = tuple(f"--{which}=-all,+dac_override" for which in ("bounding-set", "inh-caps", "ambient-caps"))
+
+    def start(command: list[str], **more: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401 - passed through
+        return popen([*nobody, *reads, *command], **more)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+
+
+def _is_root() -> bool:
+    return os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split()[:2] == ["0", "0"]

@@ -57,9 +57,9 @@ class Daemon:
         """The processes that serve, as far as they live."""
         return [pid for pid, (state, parent) in _processes() if parent == self.pid and state != "Z"]
 
-    def connect(self) -> socket.socket:
-        """A client's connection to the proxy."""
-        return socket.create_connection(("127.0.0.1", self.port), PATIENCE)
+    def connect(self, source: str = "127.0.0.1") -> socket.socket:
+        """A client's connection to the proxy, from an address of loopback."""
+        return socket.create_connection(("127.0.0.1", self.port), PATIENCE, (source, 0))
 
     def ask(self, request: bytes) -> bytes:
         """Send bytes as they are, and everything that comes back until the proxy closes."""
@@ -81,13 +81,17 @@ class Daemon:
         """The decision records, in order."""
         return [record for record in self.records() if record["event"] == "decision"]
 
+    def decided(self) -> list[dict[str, Any]]:
+        """The decision records so far, also of what is still under way."""
+        return [record for record in self.lines() if record["event"] == "decision"]
+
     def closings(self) -> list[dict[str, Any]]:
         """The closing records, in order."""
         return [record for record in self.records() if record["event"] == "close"]
 
     def lines(self) -> list[dict[str, Any]]:
-        """Every record that is written so far."""
-        return [json.loads(line) for line in self.audit.read_text().splitlines()]
+        """Every record that is written so far; one that is being written at this moment is not."""
+        return [json.loads(line) for line in self.audit.read_text().split("\n")[:-1]]
 
     def wait_for_start(self, workers: int = 1) -> None:
         """Wait until it is on record that so many workers were started, and hear signals."""
@@ -99,6 +103,21 @@ class Daemon:
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
         self._process.send_signal(number)
+
+    def reloads(self) -> list[dict[str, Any]]:
+        """What came of each reload so far."""
+        return [record for record in self.lines() if record["event"] == "reload"]
+
+    def reload(self, policy: str | None = None) -> dict[str, Any]:
+        """Send SIGHUP, after the policy was written anew if it is given: what came of it, as the log has it."""
+        if policy is not None:
+            self.policy.write_text(policy)
+        before = len(self.reloads())
+        self.signal(signal.SIGHUP)
+        for _ in ticks():
+            if len(self.reloads()) > before:
+                return self.reloads()[before]
+        raise AssertionError(f"no reload: {self.complaints()}")
 
     def wait(self) -> int:
         """The exit status, once the daemon ended."""
@@ -139,6 +158,16 @@ def state_of(pid: int) -> str:
     return dict(_processes()).get(pid, ("Z", 0))[0]
 
 
+def files_of(pid: int) -> dict[int, str]:
+    """The open files of a process."""
+    found = {}
+    with contextlib.suppress(FileNotFoundError):  # it ended
+        for each in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+                found[int(each.name)] = str(each.readlink())
+    return found
+
+
 def ticks() -> Any:  # noqa: ANN401 - an iterator of nothing much
     """Turns of waiting, until a test gives up."""
     end = time.monotonic() + PATIENCE
@@ -176,33 +205,22 @@ def policy_text(
 ) -> str:
     """A policy for these tests; without a namespace, its permits stand in for public addresses.
 
-    extra: more rows; [[allow]] rows among them make it a policy whose default is deny.
+    extra: more rows; [[allow]] rows among them make it a policy whose default is deny, and a [listen], [destinations]
+    or [[client]] stands in the place of the plain one.
     """
     hosts = (*names, namespace.origin_4(), namespace.origin_6())
     permits = "" if namespace.isolated else "".join(_PERMIT.format(host=host, port=origin_port) for host in hosts)
     default = "deny" if "[[allow]]" in extra else "allow"
     several = f"workers = {workers}\n" if workers > 1 else ""
-    return _POLICY.format(dns=nameserver_port, default=default, workers=several) + permits + extra
+    plain = {
+        "[dns]": f'servers = ["127.0.0.1:{nameserver_port}"]',
+        "[listen]": 'http = ["127.0.0.1:0"]',
+        "[destinations]": f'default = "{default}"',
+        "[[client]]": 'name = "tester"\nnetworks = ["127.0.0.0/8"]',
+    }
+    tables = "".join(f"\n{name}\n{keys}\n" for name, keys in plain.items() if name not in extra.splitlines())
+    return f'schema = 1\nname = "test"\n{several}include = ["denylist.toml"]\n{tables}{permits}{extra}'
 
-
-_POLICY = """\
-schema = 1
-name = "test"
-{workers}include = ["denylist.toml"]
-
-[listen]
-http = ["127.0.0.1:0"]
-
-[destinations]
-default = "{default}"
-
-[dns]
-servers = ["127.0.0.1:{dns}"]
-
-[[client]]
-name = "tester"
-networks = ["127.0.0.0/8"]
-"""
 
 _PERMIT = """
 [[permit]]

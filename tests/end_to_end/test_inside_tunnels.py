@@ -1,7 +1,7 @@
-"""What is inside a tunnel is nobody's business yet: it is carried as it is, to the judged address and nowhere else.
+"""What is inside a tunnel is carried as it is, to the judged address and nowhere else.
 
-ATTACKS 4.2 to 4.4 ask for a check of the TLS name; there is none in this version, and the README says so under "What it
-does not do". These tests hold what is true meanwhile, and are the ones to change when the check comes.
+The one thing that is looked at is the name in a TLS client's first message, on port 443, and where the policy wants it:
+that is `test_tls_name.py`. Here are other ports, and a policy that does not want it (ATTACKS 4.2 to 4.4).
 """
 
 from __future__ import annotations

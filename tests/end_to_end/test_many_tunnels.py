@@ -6,19 +6,16 @@ ends of every tunnel in one epoll set of its own.
 
 from __future__ import annotations
 
-import os
 import resource
 import select
 import socket
-import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from proxyd.net.host import raise_file_limit
 from tests.end_to_end.daemon import PATIENCE, ticks
-from tests.tools import tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,21 +27,6 @@ TUNNELS: Final = 8000
 OTHER_FILES: Final = 1000  # that this process or the daemon may have open beside
 AT_ONCE: Final = 200  # tunnels on their way to stand
 ESTABLISHED: Final = b"HTTP/1.1 200 Connection Established\r\n\r\n"
-
-
-@pytest.fixture
-def unprivileged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is started runs as an account without privileges, but for reading: its program may be in root's home."""
-    if os.geteuid() != 0 or Path("/proc/self/uid_map").read_text().split()[:2] != ["0", "0"]:
-        return  # so it does already: root, if at all, only in a user namespace
-    popen = subprocess.Popen
-    nobody = (tool("setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups")
-    reads = tuple(f"--{which}=-all,+dac_override" for which in ("bounding-set", "inh-caps", "ambient-caps"))
-
-    def start(command: list[str], **more: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401 - passed through
-        return popen([*nobody, *reads, *command], **more)
-
-    monkeypatch.setattr(subprocess, "Popen", start)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.end_to_end.daemon import read_until, state_of, ticks
+from tests.end_to_end.daemon import files_of, read_until, state_of, ticks
 
 if TYPE_CHECKING:
     import socket
@@ -278,12 +278,12 @@ def test_a_worker_that_somebody_ends_drains_and_is_replaced(scene: Scene, pair: 
 
 
 def test_a_terminal_that_closes_ends_nobody(pair: Daemon) -> None:
-    """SIGHUP goes to all of them, and the workers once died of it."""
+    """SIGHUP goes to all of them, and the workers once died of it: it is the supervisor's, who reloads."""
     workers = pair.workers()
     with ExitStack() as stack:
         clients = at_each(pair, stack)
         everybody(pair, signal.SIGHUP)
-        until(lambda: "SIGHUP: this version does not reload" in pair.complaints(), "it is not heard")
+        until(pair.reloads, "it is not heard")
         for client in clients:
             client.sendall(REFUSED)
             refusal(client)
@@ -343,11 +343,6 @@ def test_the_lines_of_several_workers_never_interleave(scene: Scene, tmp_path: P
 # What a worker has, and what not
 
 
-def files_of(pid: int) -> dict[int, str]:
-    """The open files of a process."""
-    return {int(each.name): str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir()}
-
-
 def test_r7_no_policy_text_and_no_secret_is_in_an_argument_or_the_environment(scene: Scene) -> None:
     """Every account of the host may read the arguments of every process."""
     row = f'[[deny]]\nname = "{SECRET}"\nhosts = ["{SECRET}.example"]\nreason = "{SECRET}"\n'
@@ -355,24 +350,24 @@ def test_r7_no_policy_text_and_no_secret_is_in_an_argument_or_the_environment(sc
     proxy.wait_for_start(2)
     for worker in proxy.workers():
         said = Path(f"/proc/{worker}/cmdline").read_bytes().split(b"\0")[:-1]
-        listener = said.pop()
         assert said == [sys.executable.encode(), b"-P", b"-m", b"proxyd.serve"]
-        assert files_of(worker)[int(listener)].startswith("socket:")
         assert SECRET.encode() not in Path(f"/proc/{worker}/environ").read_bytes()
     assert SECRET.encode() not in Path(f"/proc/{proxy.pid}/cmdline").read_bytes()
 
 
-def test_a_worker_inherits_nothing_but_what_it_needs(pair: Daemon) -> None:
-    """Above all not the pipe of a sibling: its end would never be told to whoever waits for it."""
-    leashes = {worker: files_of(worker)[0] for worker in pair.workers()}
-    assert len(set(leashes.values())) == 2
-    for worker, leash in leashes.items():
+def test_a_worker_has_nothing_but_what_it_needs(pair: Daemon) -> None:
+    """Above all not the channel of a sibling: its end would never be told to whoever waits for it."""
+    supervisor = set(files_of(pair.pid).values())
+    shared = {}
+    for worker in pair.workers():
         files = files_of(worker)
-        assert leash.startswith("pipe:")
-        assert [number for number, file in files.items() if file in leashes.values()] == [0]
+        assert files[0].startswith("socket:")  # its channel
+        assert files[0] not in supervisor  # who has the other end
         assert (files[1], files[2]) == (str(pair.audit), str(pair.errors))
-        assert str(pair.policy) not in files.values()
-        assert set(files.values()) & set(files_of(pair.pid).values()) >= {leash}
+        assert not any("proxyd-handover" in file or file == str(pair.policy) for file in files.values())
+        shared[worker] = {file for file in files.values() if file.startswith("socket:")} & supervisor
+    assert [len(listeners) for listeners in shared.values()] == [1, 1]
+    assert len(set.union(*shared.values())) == 2
 
 
 def test_a_worker_hears_the_signals_that_are_for_it_and_ignores_the_others(pair: Daemon) -> None:

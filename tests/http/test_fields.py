@@ -6,7 +6,7 @@ ATTACKS 4.12, 4.13, 9; R7, R11. Messages come in through h11, and whatever goes 
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import h11
 import pytest
@@ -28,6 +28,9 @@ from proxyd.http.request import MAX_MEMBERS
 from proxyd.policy.address import Destination, parse_authority
 from tests.http.raw_heads import head, read, request_of
 
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
 Pairs = list[tuple[str, str]]
 
 LAST: Final = [("Via", "1.1 gateway"), ("Connection", "close")]
@@ -38,15 +41,15 @@ def pairs(raw: list[tuple[bytes, bytes]]) -> Pairs:
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
 
 
-def forwarded(raw: bytes, *, drop_identity: bool = False) -> h11.Request:
+def forwarded(raw: bytes, *, without_identity: Collection[str] | None = None) -> h11.Request:
     """The request that an origin gets for this head."""
-    return request_to_origin(request_of(raw), read(raw), "gateway", drop_identity=drop_identity)
+    return request_to_origin(request_of(raw), read(raw), "gateway", without_identity=without_identity)
 
 
-def fields_of(*fields: str, method: str = "GET", drop_identity: bool = False) -> Pairs:
+def fields_of(*fields: str, method: str = "GET", without_identity: Collection[str] | None = None) -> Pairs:
     """The fields that an origin gets for these, without the Host before and the Via and Connection behind them."""
     raw = head(*fields, line=f"{method} http://example.com/ HTTP/1.1")
-    sent = pairs(forwarded(raw, drop_identity=drop_identity).headers.raw_items())
+    sent = pairs(forwarded(raw, without_identity=without_identity).headers.raw_items())
     assert sent[0] == ("Host", "example.com")
     assert sent[-2:] == LAST
     return sent[1:-2]
@@ -183,7 +186,7 @@ def test_the_origin_is_told_to_close_unless_another_request_may_follow() -> None
         raw = head(field)
         asked, request = read(raw), request_of(raw)
         for keep, last in ((True, LAST[:1]), (False, LAST)):
-            sent = request_to_origin(request, asked, "gateway", drop_identity=False, keep=keep)
+            sent = request_to_origin(request, asked, "gateway", without_identity=None, keep=keep)
             expected = [("Host", "example.com"), *([("X", "y")] if field == "X: y" else []), *last]
             assert pairs(sent.headers.raw_items()) == expected
 
@@ -383,10 +386,10 @@ def test_attack_7_2_what_a_trusted_proxy_vouches_with_is_dropped_where_asked(fie
     name, _, value = field.partition(": ")
     for spelling in (name, name.lower(), name.upper()):
         fields = ("A: 1", f"{spelling}: {value}", "B: 2")
-        assert fields_of(*fields, drop_identity=True) == [("A", "1"), ("B", "2")]
+        assert fields_of(*fields, without_identity=()) == [("A", "1"), ("B", "2")]
         assert fields_of(*fields) == [("A", "1"), (spelling, value), ("B", "2")]
         end = h11.EndOfMessage(headers=[("A", "1"), (spelling, value)])
-        assert pairs(trailers(end, drop_identity=True)) == [("A", "1")]
+        assert pairs(trailers(end, without_identity=())) == [("A", "1")]
         assert pairs(trailers(end)) == [("A", "1"), (spelling, value)]
 
 
@@ -400,7 +403,26 @@ def test_attack_7_2_what_a_trusted_proxy_vouches_with_is_dropped_where_asked(fie
 )
 def test_what_vouches_for_nobody_is_kept(field: str) -> None:
     name, _, value = field.partition(": ")
-    assert fields_of(field, drop_identity=True) == [(name, value)]
+    assert fields_of(field, without_identity=()) == [(name, value)]
+
+
+@pytest.mark.parametrize("named", ["X-Team", "x-team", "X_TEAM", "X.Team"])
+@pytest.mark.parametrize("sent", ["X-Team", "x-TEAM", "X_Team", "X.Team", "X!Team"])
+def test_attack_7_2_a_header_that_the_policy_names_is_dropped_in_every_spelling(named: str, sent: str) -> None:
+    """R9: destinations.identity_headers; and those that are always dropped still are."""
+    fields = (f"{sent}: admin", "X-Teams: a", "X-Forwarded-User: admin")
+    assert fields_of(*fields, without_identity=[named]) == [("X-Teams", "a")]
+    assert fields_of(*fields) == [(sent, "admin"), ("X-Teams", "a"), ("X-Forwarded-User", "admin")]
+    end = h11.EndOfMessage(headers=[(sent, "admin"), ("X-Teams", "a")])
+    assert pairs(trailers(end, without_identity=[named])) == [("X-Teams", "a")]
+
+
+@pytest.mark.parametrize("named", ["Host", "Content-Length", "transfer-encoding", "Via"])
+def test_no_policy_takes_away_what_a_message_cannot_do_without(named: str) -> None:
+    """ATTACKS 4.12: neither its destination nor its framing."""
+    for framing in ("Content-Length: 5", "Transfer-Encoding: chunked"):
+        raw = head(framing, line="PUT http://example.com/ HTTP/1.1")
+        assert forwarded(raw, without_identity=[named]) == forwarded(raw)
 
 
 def test_identity_is_dropped_from_what_goes_to_origins_and_not_from_what_they_say() -> None:
@@ -612,7 +634,7 @@ def test_any_request_leaves_in_one_hop_s_terms_and_h11_can_write_it(
     drop_identity: bool,  # noqa: FBT001
 ) -> None:
     raw = head(*fields, *framing, line="PUT http://example.com/ HTTP/1.1", host="evil.example")
-    request = forwarded(raw, drop_identity=drop_identity)
+    request = forwarded(raw, without_identity=() if drop_identity else None)
     sent = pairs(list(request.headers))
     assert [value for name, value in sent if name == "host"] == ["example.com"]
     assert [value for name, value in sent if name == "connection"] == ["close"]

@@ -53,24 +53,32 @@ ERRORS_OF_RFC_9209: Final = {
     "proxy_loop_detected",
 }
 
-DENIALS: Final = {reason for reason, step in STEP_OF.items() if step is not Step.FORM}
+NO_CREDENTIAL: Final = {Reason.CREDENTIAL_REQUIRED}
+LATER_DENIALS: Final = {Reason.TLS_NAME, Reason.REVOKED}
+"""Denials of what was allowed at first."""
+DENIALS: Final = {reason for reason, step in STEP_OF.items() if step is not Step.FORM} - NO_CREDENTIAL | LATER_DENIALS
+TOO_MUCH: Final = {Reason.RATE_LIMIT, Reason.CONCURRENCY_LIMIT}
 TIMEOUTS: Final = {Reason.DNS_TIMEOUT, Reason.CONNECT_TIMEOUT, Reason.ORIGIN_TIMEOUT}
 BAD_GATEWAY: Final = {
     Reason.DNS_ERROR,
     Reason.CONNECT_REFUSED,
     Reason.CONNECT_UNREACHABLE,
+    Reason.PARENT_UNREACHABLE,
+    Reason.PARENT_REFUSED,
     Reason.ORIGIN_MALFORMED,
     Reason.ORIGIN_CLOSED,
     Reason.LOOP_DETECTED,
 }
 OURS: Final = {
     Reason.CONNECTION_LIMIT,
+    Reason.OVERLOADED,
+    Reason.EGRESS_UNAVAILABLE,
     Reason.AUDIT_UNWRITABLE,
     Reason.INTERNAL_ERROR,
     Reason.OUT_OF_RESOURCES,
     Reason.ABORTED,
 }
-THEIRS: Final = set(Reason) - DENIALS - TIMEOUTS - BAD_GATEWAY - OURS
+THEIRS: Final = set(Reason) - DENIALS - NO_CREDENTIAL - TOO_MUCH - TIMEOUTS - BAD_GATEWAY - OURS
 
 
 def fields_of(reason: Reason, *, rule: str | None = RULE, close: bool = False) -> dict[str, str]:
@@ -98,6 +106,29 @@ def test_r11_a_denial_is_a_403(reason: Reason) -> None:
 @pytest.mark.parametrize("reason", sorted(set(Reason) - DENIALS))
 def test_r11_only_a_denial_is_a_403(reason: Reason) -> None:
     assert status_of(reason) != 403
+
+
+def test_r2_whom_a_credential_could_help_is_challenged_for_one() -> None:
+    """RFC 9110 §15.5.8, RFC 7617 §2: with the one scheme that there is, and UTF-8. Nobody else is."""
+    assert status_of(Reason.CREDENTIAL_REQUIRED) == 407
+    for reason in Reason:
+        challenge = 'Basic realm="proxyd", charset="UTF-8"' if reason is Reason.CREDENTIAL_REQUIRED else None
+        assert fields_of(reason).get("proxy-authenticate") == challenge
+        assert (status_of(reason) == 407) == (challenge is not None)
+
+
+def test_a_407_says_what_is_missing_and_not_that_the_policy_refuses() -> None:
+    """CLIENT.md: errors that say whose fault it is."""
+    detail = str(problem_of(Reason.CREDENTIAL_REQUIRED)["detail"])
+    assert "user name and a password" in detail
+    assert "olicy" not in detail
+
+
+@pytest.mark.parametrize("reason", sorted(TOO_MUCH))
+def test_r10_too_much_of_one_client_is_a_429_that_says_so(reason: Reason) -> None:
+    assert status_of(reason) == 429
+    assert "Retry-After" in str(problem_of(reason)["detail"])
+    assert "error=connection_limit_reached;" in fields_of(reason)["proxy-status"]
 
 
 @pytest.mark.parametrize("reason", sorted(TIMEOUTS))
@@ -206,8 +237,14 @@ def test_a_failure_is_not_told_as_a_denial(reason: Reason) -> None:
 
 
 @pytest.mark.parametrize("reason", Reason)
-def test_only_what_is_our_own_trouble_asks_to_come_back(reason: Reason) -> None:
-    assert fields_of(reason).get("retry-after") == ("1" if status_of(reason) == 503 else None)
+@pytest.mark.parametrize("seconds", [1, 3600])
+def test_r10_what_waiting_helps_against_says_how_long(reason: Reason, seconds: int) -> None:
+    """RFC 9110 §10.2.3, RFC 6585 §4; everything else will be as it was."""
+    response, _ = refusal(reason, None, DECISION, close=False, retry_after=seconds)
+    said = dict(response.headers).get(b"retry-after")
+    assert said == (str(seconds).encode() if status_of(reason) in (429, 503) else None)
+    assert (said is not None) == (reason in OURS - {Reason.INTERNAL_ERROR} | TOO_MUCH)
+    assert fields_of(reason).get("retry-after") == (None if said is None else "1")
 
 
 @pytest.mark.parametrize("reason", Reason)
@@ -232,7 +269,7 @@ def test_the_end_of_the_connection_is_said_if_it_comes(reason: Reason) -> None:
 
 def test_attack_9_a_refusal_is_made_of_nothing_that_was_sent_or_found() -> None:
     """No request, no address, no destination: what is not given cannot leak."""
-    assert set(inspect.signature(refusal).parameters) == {"reason", "rule", "decision", "close"}
+    assert set(inspect.signature(refusal).parameters) == {"reason", "rule", "decision", "close", "retry_after"}
 
 
 @pytest.mark.parametrize("reason", Reason)

@@ -22,12 +22,15 @@ from proxyd.net.dialer import MOST_ATTEMPTS, STAGGER_SECONDS, DialError, dial, i
 from proxyd.net.stream import TcpStream
 from proxyd.policy.address import Destination, Resolution
 from proxyd.policy.load import load
+from proxyd.policy.snapshot import Peer, Snapshot
 from proxyd.policy.verdict import Allow, Reason, decide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from trio.testing import MockClock
+
+    from proxyd.policy.client import Egress
 
     Says = dict[IPAddress, tuple[float | trio.Event, int | None]]
 
@@ -47,7 +50,9 @@ ports = ["1-65535"]
 networks = ["127.0.0.0/8", "::1/128"]
 reason = "origins of these tests"
 """
-SNAPSHOT: Final = load("main.toml", lambda name, _: (name, POLICY), dt.date(2026, 8, 1)).at(dt.date(2026, 8, 1))
+SNAPSHOT: Final = Snapshot.of(
+    load("main.toml", lambda name, _beside, secret=False: (name, POLICY), dt.date(2026, 8, 1)), dt.date(2026, 8, 1)
+)
 
 ONE_4: Final = IPAddress("93.184.216.34")
 TWO_4: Final = IPAddress("93.184.216.35")
@@ -61,7 +66,7 @@ MANY_6: Final = [IPAddress(f"2606:2800::{last:x}") for last in range(1, 65)]
 
 def allow(*addresses: IPAddress, port: int = 443) -> Allow:
     """The judge's permission to connect to these addresses."""
-    client = SNAPSHOT.identify(IPAddress("127.0.0.1"))
+    client = SNAPSHOT.identify(Peer(IPAddress("127.0.0.1")))
     verdict = decide(Destination("origin.example", port), client, SNAPSHOT, Resolution(addresses))
     assert isinstance(verdict, Allow)
     return verdict
@@ -83,9 +88,10 @@ class World:
     sockets: list[socket.socket] = field(default_factory=list)
     meanwhile: Callable[[], None] = lambda: None
 
-    async def connect(self, address: IPAddress, port: int) -> TcpStream:
+    async def connect(self, address: IPAddress, port: int, egress: Egress) -> TcpStream:
         """Stands in for a real connection."""
         assert port == 443
+        assert not egress.given
         self.began.append((trio.current_time(), address))
         until, error = self.says.get(address, (float("inf"), None))
         try:
@@ -113,7 +119,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Says], World]]:
 
     def make(says: Says) -> World:
         worlds.append(World(says))
-        monkeypatch.setattr(dialer, "_connect", worlds[-1].connect)
+        monkeypatch.setattr(dialer, "connect", worlds[-1].connect)
         return worlds[-1]
 
     yield make

@@ -14,7 +14,16 @@ import trio
 from netaddr import IPAddress, IPNetwork
 
 from proxyd.net import host
-from proxyd.net.host import own_addresses, raise_file_limit, system_servers, tune
+from proxyd.net.host import (
+    SPARE_FILES,
+    file_limit,
+    own_addresses,
+    raise_file_limit,
+    read_hosts,
+    system_servers,
+    tune,
+    tunnels_within,
+)
 from proxyd.policy.address import Endpoint
 from tests import namespace
 
@@ -95,7 +104,7 @@ def resolv_conf(tmp_path: Path) -> Callable[[str | bytes], tuple[Endpoint, ...]]
 
 
 @pytest.fixture
-def file_limit() -> Iterator[int]:
+def hard_limit() -> Iterator[int]:
     """The hard limit of open files; whatever the test does, the limits are as before when it is over."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield before[1]
@@ -330,20 +339,64 @@ def test_a_system_without_an_option_goes_without(monkeypatch: pytest.MonkeyPatch
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == host.KEEPALIVE_COUNT
 
 
-def test_attack_8_the_limit_of_files_is_raised_to_what_the_system_grants(file_limit: int) -> None:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, file_limit), file_limit))
-    assert raise_file_limit() == file_limit
-    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (file_limit, file_limit)
+def test_attack_8_the_limit_of_files_is_raised_to_what_the_system_grants(hard_limit: int) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard_limit), hard_limit))
+    assert raise_file_limit() == hard_limit == file_limit()
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard_limit, hard_limit)
 
 
-def test_a_limit_that_is_as_high_as_it_goes_is_left_alone(file_limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (file_limit, file_limit))
+def test_a_limit_that_is_as_high_as_it_goes_is_left_alone(hard_limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
     with monkeypatch.context() as patched:
         patched.delattr(resource, "setrlimit")
-        assert raise_file_limit() == file_limit
+        assert raise_file_limit() == hard_limit == file_limit()
+
+
+def test_attack_8_the_limit_that_holds_is_the_soft_one(hard_limit: int) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard_limit), hard_limit))
+    assert file_limit() == min(256, hard_limit)
+
+
+@pytest.mark.parametrize(
+    ("files", "tunnels"),
+    [(0, 1), (256, 1), (SPARE_FILES, 1), (SPARE_FILES + 3, 1), (SPARE_FILES + 4, 2), (1024, 192), (65_536, 32_448)],
+)
+def test_attack_8_a_worker_holds_as_many_tunnels_as_its_files_are_enough_for(files: int, tunnels: int) -> None:
+    """With SPARE_FILES for everything else; and one where there are hardly any, or it would serve nobody for ever."""
+    assert tunnels_within(files) == tunnels
 
 
 def test_an_empty_line_of_the_kernel_is_no_address(proc_net: Path) -> None:
     for name, text in (("if_inet6", IF_INET6), ("ipv6_route", IPV6_ROUTE)):
         (proc_net / name).write_text(text + "\n")
     assert own(proc_net) == OWN_4 | OWN_6
+
+
+# The hosts file
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        ("", {}),
+        ("# 10.0.0.1 db\n\n   \n", {}),
+        ("10.0.0.1 db", {"db": ["10.0.0.1"]}),
+        ("10.0.0.1\tdb.corp.example db # the database\n", {"db.corp.example": ["10.0.0.1"], "db": ["10.0.0.1"]}),
+        ("10.0.0.1 db\nfd00::1 db\n10.0.0.2 db\n10.0.0.1 db\n", {"db": ["10.0.0.1", "fd00::1", "10.0.0.2"]}),
+        ("10.0.0.1 DB.Corp.Example.\n", {"db.corp.example": ["10.0.0.1"]}),
+        ("10.0.0.1 db#comment\n", {"db": ["10.0.0.1"]}),
+        ("10.0.0.1\n", {}),
+        ("0.0.0.0 ads.example\n", {"ads.example": ["0.0.0.0"]}),
+        ("::ffff:127.0.0.1 carrier\n", {"carrier": ["::ffff:127.0.0.1"]}),
+        ("10.0.0.1 10.0.0.2 [::1] 127.1 0x7f.1 ::1 good\n", {"good": ["10.0.0.1"]}),
+        ("10.0.0.1 a..b *.corp.example -x b\u00fccher.example good\n", {"good": ["10.0.0.1"]}),
+        ("fe80::1%lo0 localhost\n127.1 db\n010.0.0.1 db\ndb 10.0.0.1\n300.1.1.1 db\n", {}),
+        (b"\xff\xfe 10.0.0.1 db\n10.0.0.1 \xff good\n", {"good": ["10.0.0.1"]}),
+    ],
+)
+def test_r3_a_hosts_file_names_what_it_names_and_no_line_spoils_another(
+    text: str | bytes, known: dict[str, list[str]]
+) -> None:
+    """hosts(5). A name that no request can have, and an address in an odd spelling, are passed over (ATTACKS 2.1)."""
+    said = text.decode(errors="replace") if isinstance(text, bytes) else text
+    assert {name: [str(address) for address in found] for name, found in read_hosts(said).items()} == known

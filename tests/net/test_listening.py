@@ -16,12 +16,19 @@ from proxyd.policy.address import Endpoint
 LOOPBACK = Endpoint(IPAddress("127.0.0.1"), 0)
 
 
+def endpoint_of(listener: socket.socket) -> Endpoint:
+    """Where it listens, which is at an address."""
+    where = bound_to(listener)
+    assert where is not None
+    return where
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2", "::1"])
 def test_a_listener_is_at_its_endpoint_and_nowhere_else(address: str) -> None:
     """R1."""
     (listener,) = bind(Endpoint(IPAddress(address), 0))
     with listener:
-        where = bound_to(listener)
+        where = endpoint_of(listener)
         assert str(where.address) == address
         assert where.port > 0
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -37,7 +44,7 @@ def test_an_ipv6_listener_takes_no_ipv4() -> None:
     with listener:
         assert listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
         with socket.socket(socket.AF_INET) as client, pytest.raises(ConnectionRefusedError):
-            client.connect(("127.0.0.1", bound_to(listener).port))
+            client.connect(("127.0.0.1", endpoint_of(listener).port))
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -47,7 +54,7 @@ def test_a_port_that_somebody_listens_on_is_an_error_and_leaves_no_socket_behind
     with ExitStack() as stack:
         listeners = tuple(map(stack.enter_context, bind(LOOPBACK, count)))
         with pytest.raises(OSError, match="in use") as error:
-            bind(bound_to(listeners[0]), again)
+            bind(endpoint_of(listeners[0]), again)
         assert error.value.errno == errno.EADDRINUSE
         del error
         gc.collect()  # a socket left open would warn here, and a warning is an error
@@ -75,7 +82,7 @@ def test_every_worker_has_a_socket_of_its_own_and_gets_clients() -> None:
     with ExitStack() as stack:
         listeners = tuple(map(stack.enter_context, bind(LOOPBACK, 3)))
         assert len({sock.fileno() for sock in listeners}) == 3
-        assert len({bound_to(sock) for sock in listeners}) == 1
+        assert len({endpoint_of(sock) for sock in listeners}) == 1
         for _ in range(300):
             stack.enter_context(socket.create_connection(listeners[0].getsockname()))
         taken = [_accepted(sock, stack) for sock in listeners]
@@ -97,14 +104,14 @@ def test_a_port_whose_last_connections_linger_can_be_bound_again() -> None:
     """A restart must not wait for TIME_WAIT."""
     (listener,) = bind(LOOPBACK)
     with listener:
-        where = bound_to(listener)
+        where = endpoint_of(listener)
         client = socket.create_connection((str(where.address), where.port))
         accepted, _ = listener.accept()
         accepted.close()  # first to close: the server's side is the one that lingers
         client.close()
     (again,) = bind(where)
     with again:
-        assert bound_to(again) == where
+        assert endpoint_of(again) == where
 
 
 def test_a_listener_has_room_for_a_burst() -> None:

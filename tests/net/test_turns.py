@@ -1,182 +1,214 @@
-"""Turns of the pool: bounded while there is much to do, and none at all while nothing happens (ATTACKS 8).
-
-To be busy with nothing is what edge-triggered readiness is for not to be; each of these states once made somebody's
-event loop spin.
-"""
+"""Turns, whatever clients do: never too many, none lost, and nobody waits for ever beside a greedy one (ATTACKS 8)."""
 
 from __future__ import annotations
 
-import socket
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from trio.lowlevel import checkpoint
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import wait_all_tasks_blocked
 
-from proxyd.net import tunnels
-from proxyd.net.pipes import CAPACITY
-from proxyd.net.relay import Flow
-from proxyd.net.tunnels import PIECE, Tunnels
-from tests.net.joined import MUCH, SMALL, Joined, Joins, joining, stuffed
+from proxyd.net.turns import FairTurns
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Sequence
+
+CLIENTS = "abcd"
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("want"), st.sampled_from(CLIENTS)),
+        st.tuples(st.just("end"), st.integers(0, 15)),
+        st.tuples(st.just("cancel"), st.integers(0, 15)),
+        st.tuples(st.just("cancel and end"), st.integers(0, 15)),
+        st.tuples(st.just("end and cancel"), st.integers(0, 15)),
+    ),
+    max_size=40,
+)
 
 
-@pytest.fixture
-async def join() -> AsyncIterator[Joins]:
-    """Makes tunnels of one pool."""
-    async with joining(Tunnels) as joins:
-        yield joins
+class Visitor:
+    """One who wants a turn, has it until told to end, or is cancelled."""
+
+    def __init__(self, client: str) -> None:
+        self.client = client
+        self.has = False
+        self.end = trio.Event()
+        self.scope = trio.CancelScope()
+
+    async def visit(self, scene: Scene) -> None:
+        """Wait, have it, and leave."""
+        with self.scope:
+            async with scene.turns.turn(self.client):
+                self.has = True
+                scene.began.append(self.client)
+                scene.holders.append(self)
+                scene.check()
+                try:
+                    await self.end.wait()
+                finally:
+                    scene.holders.remove(self)
+        scene.present.remove(self)
 
 
-class Turns(trio.abc.Instrument):
-    """Counts the turns of pools."""
+class Scene:
+    """Clients at a number of turns, and what is true of them at every moment."""
 
-    def __init__(self) -> None:
-        self.taken = 0
+    def __init__(self, total: int, of_one: int) -> None:
+        self.total, self.of_one = total, of_one
+        self.turns = FairTurns(total, of_one)
+        self.present: list[Visitor] = []
+        self.holders: list[Visitor] = []
+        self.began: list[str] = []
 
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        """Somebody goes on."""
-        self.taken += task.name == "proxyd.net.tunnels.Tunnels.run"
+    @property
+    def held(self) -> Counter[str]:
+        """How many each has."""
+        return Counter(visitor.client for visitor in self.holders)
 
-    async def next(self) -> None:
-        """Return when the next turn was taken."""
-        before = self.taken
-        while self.taken == before:
-            await checkpoint()
+    def check(self) -> None:
+        """Never more than there are, and never more than one may have."""
+        assert len(self.holders) <= self.total
+        assert max(self.held.values(), default=0) <= self.of_one
 
-    async def rest(self) -> None:
-        """Hold that the pool comes to rest: each checkpoint is a chance for one more turn."""
-        for _ in range(100):
-            before = self.taken
-            for _ in range(50):
-                await checkpoint()
-            if self.taken == before:
-                return
-        pytest.fail("the pool is busy with nothing")
+    def check_at_rest(self) -> None:
+        """And nobody waits who may have one."""
+        self.check()
+        waiting = {visitor.client for visitor in self.present if not visitor.has}
+        if len(self.holders) < self.total:
+            assert all(self.held[client] == self.of_one for client in waiting)
 
-
-@pytest.fixture
-async def turns() -> AsyncIterator[Turns]:
-    """The turns taken from now on."""
-    counted = Turns()
-    trio.lowlevel.add_instrument(counted)
-    yield counted
-    trio.lowlevel.remove_instrument(counted)
-
-
-# At rest: nothing happens, and costs nothing
+    def enter(self, nursery: trio.Nursery, client: str) -> Visitor:
+        """Somebody more wants one."""
+        visitor = Visitor(client)
+        self.present.append(visitor)
+        nursery.start_soon(visitor.visit, self)
+        return visitor
 
 
-async def fresh(joined: Joined) -> None:
-    """Nobody has said anything."""
-    assert not joined.over.is_set()
-    await checkpoint()
+async def play(scene: Scene, steps: Sequence[tuple[str, str | int]]) -> None:
+    """Let all this happen, look after each step, and let everybody end."""
+    async with trio.open_nursery() as nursery:
+        for what, whom in steps:
+            if isinstance(whom, str):
+                scene.enter(nursery, whom)
+            elif scene.present:
+                one, another = (scene.present[at % len(scene.present)] for at in (whom, whom + 1))
+                for act in what.split(" and "):  # both in the same tick
+                    if act == "end":
+                        one.end.set()
+                    else:
+                        another.scope.cancel()
+            await wait_all_tasks_blocked()
+            scene.check_at_rest()
+        while scene.present:
+            for visitor in scene.present:
+                visitor.end.set()
+            await wait_all_tasks_blocked()
+    assert scene.holders == []
 
 
-async def ended(joined: Joined) -> None:
-    """One side ended."""
-    joined.client.end()
-    assert await joined.origin.rest() == b""
+async def all_free(scene: Scene) -> bool:
+    """Whether every turn can be had, each by somebody new, and whether nothing is remembered of those who were here."""
+    scene.began.clear()
+    async with trio.open_nursery() as nursery:
+        for at in range(scene.total):
+            scene.enter(nursery, f"new {at}")
+        await wait_all_tasks_blocked()
+        had = len(scene.holders)
+        for visitor in scene.holders:
+            visitor.end.set()
+    return had == scene.total and not vars(scene.turns)["_held"] and not vars(scene.turns)["_waiting"]
 
 
-async def stuck(joined: Joined) -> None:
-    """Neither side reads."""
-    await stuffed(joined.client)
-    await stuffed(joined.origin)
-
-
-async def stuck_and_ended(joined: Joined) -> None:
-    """Neither side reads, and both have ended."""
-    await stuck(joined)
-    joined.client.end()
-    joined.origin.end()
-
-
-async def unstuck_and_ended(joined: Joined) -> None:
-    """A side was stuck, and is no more; then the other one ended."""
-    sent = await stuffed(joined.client)
-    await joined.origin.exactly(sent)
-    joined.origin.end()
-    assert await joined.client.rest() == b""
-
-
-async def urgent(joined: Joined) -> None:
-    """Urgent data has come, and nothing behind it."""
-    await joined.client.send(b"a")
-    joined.client.sock.send(b"!", socket.MSG_OOB)
-    assert await joined.origin.exactly(1) == b"a"
-
-
-async def half_gone(joined: Joined) -> None:
-    """One side ended and is gone, and the other does not know."""
-    joined.client.leave()
-    assert await joined.origin.rest() == b""
-
-
-@pytest.mark.parametrize("comes_about", [fresh, ended, stuck, stuck_and_ended, unstuck_and_ended, urgent, half_gone])
-async def test_a_tunnel_in_which_nothing_happens_takes_no_turn(
-    join: Joins, turns: Turns, comes_about: Callable[[Joined], Awaitable[None]]
+@given(st.integers(1, 4), st.integers(1, 4), STEPS)
+def test_attack_8_never_too_many_turns_and_none_is_lost(
+    total: int, of_one: int, steps: list[tuple[str, str | int]]
 ) -> None:
-    joined = join(buffers=SMALL)
-    await comes_about(joined)
-    await turns.rest()
-    assert not joined.over.is_set()
+    """Whoever wants one, ends, or is cancelled while waiting or having it, also in the moment in which it is given."""
+
+    async def run() -> None:
+        scene = Scene(total, of_one)
+        await play(scene, steps)
+        assert await all_free(scene)
+
+    trio.run(run)
 
 
-async def test_a_pool_without_tunnels_takes_no_turn(join: Joins, turns: Turns) -> None:
-    joined = join()
-    joined.client.reset()
-    assert await joined.outcome() == "reset"
-    await turns.rest()
+async def test_attack_8_who_has_fewest_is_next(nursery: trio.Nursery) -> None:
+    scene = Scene(4, 4)
+    a = [scene.enter(nursery, "a") for _ in range(3)]
+    await wait_all_tasks_blocked()
+    scene.enter(nursery, "b")
+    await wait_all_tasks_blocked()
+    for client in ("a", "a", "b", "c", "a"):
+        scene.enter(nursery, client)
+        await wait_all_tasks_blocked()
+    assert scene.began == ["a", "a", "a", "b"]
+    for visitor in a:
+        visitor.end.set()
+        await wait_all_tasks_blocked()
+    assert scene.began[4:] == ["c", "a", "b"], (
+        "who has none; then all have one, and a has waited longest; and then b has"
+    )
+    nursery.cancel_scope.cancel()
 
 
-# Turns
+async def test_one_clients_turns_come_in_the_order_in_which_they_were_wanted(nursery: trio.Nursery) -> None:
+    scene = Scene(1, 1)
+    visitors = [scene.enter(nursery, "a")]
+    for _ in range(4):
+        await wait_all_tasks_blocked()
+        visitors.append(scene.enter(nursery, "a"))
+    for visitor in visitors:
+        await wait_all_tasks_blocked()
+        assert scene.holders == [visitor]
+        visitor.end.set()
 
 
-async def test_nobody_starves_beside_a_stream_that_never_stops(
-    join: Joins, turns: Turns, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After its bounded turn the greedy one waits behind the others, in the same batch and in every other."""
-    monkeypatch.setattr(tunnels, "PIECES_A_TURN", 2)
-    greedy = join(buffers=MUCH, before=lambda joined: joined.client.stuff(MUCH))
-    modest = join(before=lambda joined: joined.client.sock.send(b"please"))
-    taken = 0
-    for arrived in range(6, 61, 6):
-        await turns.next()
-        assert modest.origin.arrived == arrived
-        taken += len(greedy.origin.sock.recv(MUCH))
-        assert taken <= turns.taken * 2 * CAPACITY
-        greedy.client.stuff(MUCH)
-        modest.client.sock.send(b"please")
+async def test_attack_8_who_has_as_few_as_another_waits_behind_them_only_once(nursery: trio.Nursery) -> None:
+    """A flood that came first would otherwise be served to its end, while one who wants a single turn waits."""
+    scene = Scene(1, 1)
+    for _ in range(50):
+        scene.enter(nursery, "greedy")
+    await wait_all_tasks_blocked()
+    for client in ("modest", "another"):
+        scene.enter(nursery, client)
+        await wait_all_tasks_blocked()
+    for _ in range(4):
+        scene.holders[0].end.set()
+        await wait_all_tasks_blocked()
+    assert scene.began == ["greedy", "greedy", "modest", "another", "greedy"]
+    nursery.cancel_scope.cancel()
 
 
-async def test_however_many_streams_flow_a_turn_has_an_end(
-    join: Joins, turns: Turns, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Who waits for a session, and not for a tunnel, has to wait for no more than so many pieces."""
-    monkeypatch.setattr(tunnels, "PIECES_A_TURN", 1)
-    monkeypatch.setattr(tunnels, "EVENTS_A_TURN", 4)
-    streams = [join(buffers=MUCH, before=lambda joined: joined.client.stuff(MUCH)) for _ in range(20)]
-    arrived, taken = [0] * 20, turns.taken
-    while not all(arrived):
-        await turns.next()
-        before, arrived = arrived, [joined.origin.arrived for joined in streams]
-        moved = sum(later > earlier for earlier, later in zip(before, arrived, strict=True))
-        assert moved <= (turns.taken - taken) * 2 * 4
-        taken = turns.taken
+async def test_a_client_at_its_bound_keeps_nobody_else_waiting(nursery: trio.Nursery) -> None:
+    scene = Scene(3, 2)
+    for client in ("a", "a", "a", "a", "b"):
+        scene.enter(nursery, client)
+        await wait_all_tasks_blocked()
+    assert scene.began == ["a", "a", "b"]
+    nursery.cancel_scope.cancel()
 
 
-async def test_a_tunnel_that_ends_while_it_waits_for_its_next_turn_has_none(
-    join: Joins, turns: Turns, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tunnels, "PIECES_A_TURN", 1)
-    joined = join(before=lambda joined: joined.client.stuff(MUCH))
-    await turns.next()
-    arrived = joined.origin.arrived
-    assert join.pool is not None
-    join.pool.revoke(lambda _: True)
-    assert joined.flow == Flow(arrived, 0, "revoked")
-    await turns.rest()
-    assert joined.origin.arrived == arrived == PIECE
+async def test_attack_8_a_turn_that_is_given_to_one_who_just_gave_up_goes_on_to_the_next(nursery: trio.Nursery) -> None:
+    scene = Scene(1, 1)
+    for client in "abc":
+        scene.enter(nursery, client)
+        await wait_all_tasks_blocked()
+    first, second, third = scene.present
+    second.scope.cancel()
+    first.end.set()
+    await wait_all_tasks_blocked()
+    assert (scene.began, scene.holders) == (["a", "c"], [third])
+    third.end.set()
+
+
+async def test_a_turn_is_given_back_whatever_happens_in_it() -> None:
+    turns = FairTurns(1, 1)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            async with turns.turn("a"):
+                raise ZeroDivisionError

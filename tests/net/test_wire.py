@@ -957,3 +957,32 @@ async def test_our_message_is_torn_from_its_head_to_its_end() -> None:
         await wire.send(event)
         torn.append(wire.torn)
     assert torn == [False, True, False]
+
+
+# What has been read before
+
+
+@pytest.mark.parametrize("cut", range(0, len(LAST_GET) + 1, 7))
+async def test_attack_5_what_was_read_before_is_the_beginning_of_the_message(cut: int) -> None:
+    """As if it had come over this wire, wherever it was cut: so begins a request that somebody looked at."""
+    wire = Wire(Script(LAST_GET[cut:], EOF), h11.SERVER, LAST_GET[:cut])
+    assert wire.has_more is (cut > 0)
+    assert await wire.wait()
+    head = await wire.receive_head()
+    assert isinstance(head, h11.Request)
+    assert (head.method, head.target) == (b"GET", b"http://example.com/")
+    assert not wire.has_more
+
+
+async def test_attack_5_what_was_read_before_is_held_to_the_same_rules() -> None:
+    for received in (b"GET / HTTP/1.1\n", b"x" * (MAX_HEAD + 1)):
+        with pytest.raises(Malformed):
+            await Wire(Script(EOF), h11.SERVER, received).receive_head()
+
+
+async def test_an_answer_that_was_read_before_leaves_what_follows_it_for_the_tunnel() -> None:
+    wire = Wire(Script(), h11.CLIENT, b"HTTP/1.1 200 OK\r\n\r\nearly")
+    await wire.send(h11.Request(method="CONNECT", target="192.0.2.1:443", headers=[("Host", "192.0.2.1:443")]))
+    assert isinstance(await wire.receive_head(), h11.Response)
+    assert wire.leave_http() == b"early"
+    assert script(wire).reads == 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import example, given
@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from netaddr import IPAddress, IPNetwork
 
 from proxyd.policy.address import Destination, Resolution, parse_authority
+from proxyd.policy.client import Egress
+from proxyd.policy.dns import Dns
 from proxyd.policy.embedded import embedded_ipv4
-from proxyd.policy.model import Dns, Own, PermitRow, Snapshot
+from proxyd.policy.snapshot import Own, Snapshot
 from proxyd.policy.special import BAD_PORTS, LOCALHOST_ADDRESSES, locked_address, metadata_name, special_address
 from proxyd.policy.verdict import (
     NEED_ADDRESSES,
@@ -31,6 +33,9 @@ from proxyd.policy.verdict import (
     decide,
 )
 from tests.policy.worlds import CLIENT, PUBLIC_4, PUBLIC_6, TODAY, addresses, allow, deny, nets, permit, world
+
+if TYPE_CHECKING:
+    from proxyd.policy.rows import PermitRow
 
 ANYWHERE = ("0.0.0.0/0", "::/0")
 
@@ -89,7 +94,15 @@ def test_a_verdict_has_no_truth_value() -> None:
 def test_r4_an_allow_cannot_be_made_elsewhere() -> None:
     for seal in (None, object(), True):
         with pytest.raises(TypeError, match="only decide"):
-            Allow(Destination("example.com", 443), (PUBLIC_4,), "default", permitted=False, would=None, seal=seal)
+            Allow(
+                Destination("example.com", 443),
+                (PUBLIC_4,),
+                "default",
+                permitted=False,
+                would=None,
+                egress=Egress(),
+                seal=seal,
+            )
 
 
 def test_r4_an_allow_cannot_be_changed() -> None:
@@ -779,7 +792,7 @@ def test_r5_no_special_address_is_allowed_unless_a_permit_names_host_port_and_ne
     for address in verdict.addresses:
         assert locked_address(address) is None
         assert not any(special_address(each) for each in embedded_ipv4(address))
-        if special_address(address) is not None or snapshot.denied_address(address) is not None:
+        if special_address(address) is not None or snapshot.rules(CLIENT).denied_address(address) is not None:
             assert any(
                 row.host == destination.host
                 and any(destination.port in span for span in row.ports)
@@ -851,7 +864,7 @@ def test_r9_permits_that_do_not_hold_every_address_are_as_good_as_none(
     snapshot = world(**said)
     verdict = decide(destination, CLIENT, snapshot, answer)
     without = decide(destination, CLIENT, world(**{**said, "permit": ()}), answer)
-    named = snapshot.permits(destination)
+    named = snapshot.rules(CLIENT).permits(destination)
     found = (destination.address,) if destination.address is not None else answer.addresses
     if destination.host == "localhost":
         found = LOCALHOST_ADDRESSES if not isinstance(verdict, Allow) else verdict.addresses

@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from netaddr import IPAddress, IPNetwork
 
+from proxyd.policy.client import Client, Destinations
+from proxyd.policy.listen import Listen
 from proxyd.policy.load import PolicyError, load
-from proxyd.policy.model import AllowRow, Client, DenyRow, Destinations, Listen, Own, PermitRow, Policy, Snapshot
+from proxyd.policy.model import Policy
+from proxyd.policy.rows import AllowRow, DenyRow, PermitRow
+from proxyd.policy.snapshot import Own, Rules, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,6 +35,152 @@ name = "agent"
 networks = ["127.0.0.0/8", "::1/128"]
 """
 """A policy with every key that must be there, and no other. It ends in a [[client]]."""
+
+SESAME: Final = "open sesame"
+HASH: Final = "$scrypt$ln=10,r=1,p=1$AAECAwQFBgcICQoLDA0ODw$7w0mFuAflAam6vHw4Zcg2+InaSp2qhaVIWEWyD6kf8Q"
+"""The hash of SESAME, as cheap as one may be."""
+
+FULL: Final = f"""\
+schema = 1
+name = "gateway"
+include = ["rows.toml"]
+workers = "auto"
+
+[listen]
+http = ["127.0.0.1:3128", "[::1]:0", "unix:/run/proxyd/proxyd.sock"]
+https = ["127.0.0.1:3129", "systemd:tls"]
+certificate = "/etc/proxyd/tls.pem"
+private_key = "/etc/proxyd/tls.key"
+unix_mode = "0660"
+unix_group = "agents"
+control = "/run/proxyd/control"
+dangerously_public_listener = true
+
+[destinations]
+default = "deny"
+mode = "report"
+ports = [443, "8000-8099"]
+tls_name = "match"
+identity_headers = ["X-Team"]
+
+[dns]
+servers = ["9.9.9.9", "tls://[2620:fe::fe]#dns.example"]
+hosts_file = "/etc/hosts"
+uniform_errors = true
+nat64 = ["64:ff9b::/96"]
+dangerously_allow_fake_ip = ["198.18.0.0/15"]
+
+[[dns.zone]]
+suffix = "corp.example"
+servers = ["tcp://10.0.0.53"]
+
+[parent]
+address = "192.0.2.7:3128"
+credential_file = "parent"
+
+[audit]
+to = "/var/log/proxyd.jsonl"
+dangerously_prefer_availability = true
+
+[limits]
+connections = 100
+idle_seconds = 60
+drain_seconds = 0
+requests_per_second = 500
+burst = 1000
+tunnels_per_second = 50
+tunnels = 2000
+requests = 300
+
+[[client]]
+name = "agent"
+networks = ["127.0.0.0/8", "::1/128", "::ffff:0.0.0.0/96"]
+users = ["openclaw", 1001]
+
+[client.credential]
+user = "agent"
+password = "{HASH}"
+
+[client.destinations]
+default = "deny"
+mode = "enforce"
+ports = [443]
+tls_name = "off"
+identity_headers = ["X-Agent"]
+
+[client.limits]
+requests_per_second = 50
+burst = 100
+tunnels_per_second = 5
+tunnels = 200
+requests = 30
+
+[client.egress]
+addresses = ["10.0.0.7", "fd00::7"]
+interface = "eth0"
+mark = 7
+
+[[client.deny]]
+name = "agents-corp"
+reason = "not for this one"
+hosts = ["agents.example"]
+networks = ["192.0.2.0/24"]
+
+[[client.allow]]
+name = "agents-models"
+reason = "its own providers"
+hosts = ["models.example"]
+ports = [443]
+
+[[client.permit]]
+name = "agents-nas"
+reason = "its storage"
+host = "nas.local"
+ports = [443]
+networks = ["10.0.0.0/24"]
+expires = 2027-01-31
+
+[[client]]
+name = "other"
+credential = {{user = "other", file = "hash"}}
+
+[[deny]]
+name = "corp"
+reason = "unsere eigenen — “ours”"
+hosts = ["*.corp.example", "xn--bcher-kva.example"]
+networks = ["203.0.112.0/22"]
+
+[[allow]]
+name = "models"
+reason = "model providers"
+hosts = ["api.example.com", "*.example.net"]
+ports = [443]
+
+[[permit]]
+name = "ollama"
+reason = "Ollama on this host"
+host = "localhost"
+ports = [11434, "1234-1235"]
+networks = ["127.0.0.1/32", "::1/128"]
+expires = 2027-01-31
+
+[[test]]
+name = "metadata"
+url = "http://metadata.goog:443/"
+client = "agent"
+expect = "deny"
+reason = "name_locked"
+
+[[test]]
+url = "https://api.example.com"
+expect = "deny"
+addresses = ["93.184.216.34"]
+cnames = ["x.internal"]
+"""
+"""A policy that uses every key there is."""
+
+BESIDE_FULL: Final[dict[str, Any]] = {"rows": "", "hash": HASH, "parent": "proxyd:a secret"}
+"""The files that FULL names."""
 
 # Any unicast public address would do: these have names because tests read better so.
 PUBLIC_4: Final = IPAddress("93.184.216.34")
@@ -71,27 +221,39 @@ def addresses(*texts: str) -> tuple[IPAddress, ...]:
     return tuple(IPAddress(text) for text in texts)
 
 
-def policy(*, default: str = "allow", mode: str = "enforce", ports: Iterable[int] = (), **more: Any) -> Policy:  # noqa: ANN401
+def policy(
+    *,
+    default: str = "allow",
+    mode: str = "enforce",
+    ports: Iterable[int] = (),
+    client: Iterable[Client] = (CLIENT,),
+    **more: Any,  # noqa: ANN401
+) -> Policy:
     """A policy built without a file: everything public is allowed, unless said otherwise."""
     return Policy(
         schema=1,
         name="gateway",
         listen=Listen(http=()),
         destinations=Destinations(default=default, mode=mode, ports=spans(*ports)),
-        client=(CLIENT,),
+        client=tuple(client),
         **more,
     )
 
 
 def world(own: Own | None = None, today: date = TODAY, **said: Any) -> Snapshot:  # noqa: ANN401
     """What `decide` judges by: `policy(**said)` as of today."""
-    return policy(**said).at(today, own or Own())
+    return Snapshot.of(policy(**said), today, own or Own())
+
+
+def rules(**said: Any) -> Rules:  # noqa: ANN401
+    """What holds for CLIENT in that world."""
+    return world(**said).rules(CLIENT)
 
 
 def files(**texts: str | bytes) -> ReadFile:
-    """A folder with a file `/NAME.toml` for each keyword."""
+    """A folder with a file `/NAME.toml`, or `/NAME`, for each keyword."""
 
-    def read(name: str, beside: str | None) -> tuple[str, bytes]:
+    def read(name: str, beside: str | None, *, secret: bool = False) -> tuple[str, bytes]:  # noqa: ARG001
         assert beside is None or beside.startswith("/")
         text = texts.get(name.removesuffix(".toml"))
         if text is None:

@@ -26,10 +26,14 @@ from proxyd.net.dialer import Dialled
 from proxyd.net.stream import TcpStream
 from proxyd.policy.address import Resolution
 from proxyd.policy.load import load
-from proxyd.policy.model import Own
+from proxyd.policy.snapshot import Own, Snapshot
+from proxyd.policy.snapshot import Peer as Guest
 from proxyd.policy.verdict import decide
+from proxyd.serve.keyring import Keyring
+from proxyd.serve.ledger import Place
 from proxyd.serve.seams import Seams
 from proxyd.serve.session import serve_connection
+from proxyd.serve.visit import Visit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -38,8 +42,11 @@ if TYPE_CHECKING:
 
     from proxyd.audit.record import Record
     from proxyd.audit.sink import SinkError
-    from proxyd.policy.model import Policy, Snapshot
+    from proxyd.policy.client import Client
+    from proxyd.policy.limits import Over
+    from proxyd.policy.model import Limits, Policy
     from proxyd.policy.verdict import Allow
+    from proxyd.serve.ledger import Ledger
 
 NOW: Final = dt.datetime(2026, 8, 1, 12, 0, tzinfo=dt.UTC)
 SCHEMA: Final = Draft202012Validator(json.loads((files("proxyd.audit") / "record.schema.json").read_text("utf-8")))
@@ -80,7 +87,7 @@ name = "agent"
 networks = ["127.0.0.0/8"]
 {more}
 """
-    return load("test.toml", lambda _name, _beside: ("/test.toml", text.encode()), NOW.date())
+    return load("test.toml", lambda _name, _beside, secret=False: ("/test.toml", text.encode()), NOW.date())
 
 
 PERMIT_LOCAL: Final = """
@@ -194,6 +201,44 @@ class Answer:
         return word
 
 
+class House:
+    """In the place of the ledger: counts who is inside. over: what is said to a request, if not that there is room."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.requests = 0
+        self.tunnels = 0
+        self.over: Over | None = None
+
+    def enter(self, most: int, most_here: int) -> Place | None:
+        """A place for a connection, if fewer than `most` have one."""
+        if self.connections >= min(most, most_here):
+            return None
+        self.connections += 1
+        return Place(self._leave_connection)
+
+    def admit(self, client: Client, limits: Limits, *, tunnel: bool) -> Place | Over:  # noqa: ARG002 - as the ledger has it
+        """A place for a request."""
+        if self.over is not None:
+            return self.over
+        self.tunnels += tunnel
+        self.requests += not tunnel
+
+        def leave() -> None:
+            self.tunnels -= tunnel
+            self.requests -= not tunnel
+
+        return Place(leave)
+
+    def _leave_connection(self) -> None:
+        self.connections -= 1
+
+
+def visit(address: str | None = "127.0.0.1") -> Visit:
+    """Somebody's connection from there, who has no place in the house."""
+    return Visit(Guest(None if address is None else IPAddress(address)))
+
+
 @dataclass
 class World:
     """What a session is given from outside, and what it did with it.
@@ -221,11 +266,12 @@ class World:
     dialled: list[Allow] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
     snapshots: int = 0
+    house: House = field(default_factory=House)
 
     def __post_init__(self) -> None:
         self._origins: list[Peer] = []
         self._arrivals, self._waiting = trio.open_memory_channel[Peer](100)
-        self._snapshot = self.policy.at(NOW.date(), self.own)
+        self._snapshot = Snapshot.of(self.policy, NOW.date(), self.own)
         self.origin_streams: Callable[[], tuple[HalfCloseableStream, HalfCloseableStream]] = memory_stream_pair
         self.seams = Seams(
             snapshot=self._current,
@@ -234,6 +280,8 @@ class World:
             dial=self._dial,
             record=self._record,
             now=lambda: NOW,
+            ledger=cast("Ledger", self.house),
+            keyring=Keyring(),
             via=VIA,
             complain=self.complaints.append,
         )
@@ -244,9 +292,9 @@ class World:
 
     def amend(self, changed: Policy) -> None:
         """Let `changed` be the policy from the next request on."""
-        self._snapshot = changed.at(NOW.date(), self.own)
+        self._snapshot = Snapshot.of(changed, NOW.date(), self.own)
 
-    async def _resolve(self, name: str) -> Resolution:
+    async def _resolve(self, name: str, _client: str) -> Resolution:
         self.events.append(f"resolve {name}")
         await trio.sleep(self.dns_seconds)
         answer = self.answers.get(name, Resolution((PUBLIC,)))
@@ -335,7 +383,7 @@ class Connection(Peer):
         connection = cls(ours)
 
         async def session() -> None:
-            await serve_connection(theirs, IPAddress(address) if address else None, world.seams)
+            await serve_connection(theirs, visit(address), world.seams)
             connection.ended = trio.current_time()
             connection.over.set()
 

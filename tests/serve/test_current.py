@@ -8,8 +8,8 @@ import errno
 import pytest
 from netaddr import IPAddress, IPNetwork
 
-from proxyd.policy.model import Own
-from proxyd.serve.current import REFRESH_SECONDS, CurrentPolicy
+from proxyd.policy.snapshot import Own
+from proxyd.serve.current import REFRESH_SECONDS, CurrentPolicy, InForce
 from tests.serve.scene import PERMIT_LOCAL, policy
 
 PORTS = frozenset({3128})
@@ -40,7 +40,7 @@ class Host:
 def current(host: Host, expires: str = "2026-08-01") -> CurrentPolicy:
     """A policy with a permit that ends on that day."""
     made = policy(f"{PERMIT_LOCAL}expires = {expires}")
-    return CurrentPolicy(made, PORTS, host.now, host.own_addresses, host.complaints.append)
+    return CurrentPolicy(InForce(made, PORTS, {"agent": 1001}), host.now, host.own_addresses, host.complaints.append)
 
 
 def test_the_snapshot_is_that_of_this_day_and_this_host() -> None:
@@ -49,6 +49,7 @@ def test_the_snapshot_is_that_of_this_day_and_this_host() -> None:
     snapshot = current(host)()
     assert snapshot.own == Own(PORTS, host.addresses)
     assert len(snapshot.policy.permit) == 1
+    assert snapshot.accounts == {"agent": 1001}
 
 
 def test_the_snapshot_stays_the_same_object_as_long_as_nothing_changed() -> None:
@@ -156,3 +157,57 @@ def test_a_permit_ends_at_midnight_also_while_the_addresses_cannot_be_read() -> 
     host.time += SECOND
     assert policy_now().policy.permit == ()
     assert policy_now().own == Own(PORTS, host.addresses)
+
+
+OTHER = InForce(policy(default="deny"), frozenset({8080}), {"other": 1002})
+
+
+def test_another_policy_holds_from_the_moment_it_is_installed() -> None:
+    """R10: with its own ports and accounts, on this day and on this host as it is now."""
+    host = Host()
+    policy_now = current(host)
+    first = policy_now()
+    host.addresses = frozenset({IPNetwork("198.51.100.0/28")})
+    policy_now.install(OTHER)
+    second = policy_now()
+    assert second is not first
+    assert (second.policy.destinations.default, second.accounts) == ("deny", {"other": 1002})
+    assert second.own == Own(frozenset({8080}), host.addresses)
+    assert policy_now() is second
+
+
+def test_the_policy_that_was_installed_holds_on_the_next_day_too() -> None:
+    """ATTACKS 7.7: midnight does not bring the old one back; nor does an address that comes or goes."""
+    host = Host()
+    policy_now = current(host)
+    policy_now.install(OTHER)
+    for days in (1, 2):
+        host.time += dt.timedelta(days=days)
+        host.addresses |= {IPNetwork(f"198.51.100.{days}/32")}
+        assert policy_now().policy.destinations.default == "deny"
+        assert policy_now().own == Own(frozenset({8080}), host.addresses)
+
+
+def test_the_next_look_at_the_host_counts_from_when_a_policy_was_installed() -> None:
+    host = Host()
+    policy_now = current(host)
+    host.time += 9 * SECOND
+    policy_now.install(OTHER)
+    host.time += 9 * SECOND
+    policy_now()
+    assert host.looks == 2
+    host.time += SECOND
+    policy_now()
+    assert host.looks == 3
+
+
+def test_an_installed_policy_does_not_forget_our_addresses_where_they_cannot_be_read() -> None:
+    """R12, ATTACKS 2.17: the old ones stay ours, by the new policy's ports; and the permits that ended are gone."""
+    host = Host()
+    policy_now = current(host)
+    host.error = OSError(errno.EMFILE, "Too many open files")
+    host.time += dt.timedelta(days=1)
+    policy_now.install(InForce(policy(f"{PERMIT_LOCAL}expires = 2026-08-01"), frozenset({8080})))
+    assert policy_now().own == Own(frozenset({8080}), host.addresses)
+    assert policy_now().policy.permit == ()
+    assert host.complaints == ["the addresses of this host cannot be read: Too many open files"]

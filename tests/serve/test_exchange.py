@@ -19,7 +19,7 @@ from proxyd.net.dialer import DialError
 from proxyd.net.resolver import DnsError
 from proxyd.net.wire import Wire
 from proxyd.policy.address import Resolution
-from proxyd.policy.model import Own
+from proxyd.policy.snapshot import Own
 from proxyd.policy.verdict import NEED_ADDRESSES, Reason, decide
 from proxyd.serve.exchange import ANSWER_SECONDS, HEAD_SECONDS, LINGER_SECONDS, LINGER_SILENCE, SAY_SECONDS, Exchange
 from proxyd.serve.kept import Kept
@@ -41,6 +41,7 @@ from tests.serve.scene import (
     in_virtual_time,
     policy,
     tcp_streams,
+    visit,
 )
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ async def refused(world: World, request: bytes, address: str | None = "127.0.0.1
 
 async def turned_away(stream: HalfCloseableStream, world: World) -> None:
     """One client too many."""
-    exchange = Exchange(Wire(stream, h11.SERVER), IPAddress("127.0.0.1"), world.seams, Kept())
+    exchange = Exchange(Wire(stream, h11.SERVER), visit(), world.seams, Kept())
     await exchange.turn_away(Reason.CONNECTION_LIMIT)
 
 
@@ -1051,7 +1052,7 @@ async def half_a_response(world: World, response: bytes) -> AsyncIterator[tuple[
 
             async def serve() -> None:
                 with session:
-                    await serve_connection(accepted, IPAddress("127.0.0.1"), world.seams)
+                    await serve_connection(accepted, visit(), world.seams)
 
             nursery.start_soon(serve)
             async with client:

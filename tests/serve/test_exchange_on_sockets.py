@@ -21,7 +21,7 @@ from proxyd.policy.address import Resolution
 from proxyd.policy.verdict import Reason
 from proxyd.serve.session import serve_connection
 from proxyd.serve.trail import Trail
-from tests.serve.scene import OK, PUBLIC, VIA, Peer, World, connect, connected, get, policy, tcp_streams
+from tests.serve.scene import OK, PUBLIC, VIA, Peer, World, connect, connected, get, policy, tcp_streams, visit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -383,7 +383,7 @@ class Tunnelling(Real):
 
     async def session(self, stream: TcpStream) -> None:
         """Serve it to its end."""
-        await serve_connection(stream, IPAddress("127.0.0.1"), self.seams)
+        await serve_connection(stream, visit(), self.seams)
         self.over.set()
 
 

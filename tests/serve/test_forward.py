@@ -1136,7 +1136,7 @@ class Between:
             origin=self.origin.wire,
             request=request,
             upgrade=False,
-            drop_identity=False,
+            without_identity=None,
             via=VIA,
             idle_seconds=idle_seconds,
             flow=Flow(),
@@ -1159,6 +1159,50 @@ async def test_a_forward_says_whether_it_became_a_tunnel_and_what_the_origins_st
     await forward.origin.peer.send(OK)
     assert await forward.it.run() is False
     assert (forward.it.status, forward.it.flow.down) == (200, 2)
+
+
+@pytest.mark.parametrize("heard", [b"", b"HTTP/1.1 103 Early Hints\r\n\r\n", OK[:-1]])
+@in_virtual_time
+async def test_attack_7_7_a_forward_that_is_revoked_ends_at_once_and_says_so(heard: bytes) -> None:
+    """Whatever has come of the answer; whoever asked for it says what to do about that."""
+    forward = _forward()
+    await forward.ask()
+    await forward.origin.peer.send(heard)
+    async with trio.open_nursery() as nursery:
+
+        async def revoke() -> None:
+            await trio.testing.wait_all_tasks_blocked()
+            forward.it.revoke()
+
+        nursery.start_soon(revoke)
+        with pytest.raises(Failed) as failed:
+            await forward.it.run()
+    assert failed.value.reason is Reason.REVOKED
+    assert trio.current_time() == 0.0
+
+
+@in_virtual_time
+async def test_attack_7_7_a_forward_that_is_revoked_before_it_runs_carries_nothing_to_its_end() -> None:
+    forward = _forward()
+    await forward.ask()
+    forward.it.revoke()
+    await forward.origin.peer.send(OK)
+    with pytest.raises(Failed) as failed:
+        await forward.it.run()
+    assert failed.value.reason is Reason.REVOKED
+
+
+@in_virtual_time
+async def test_a_forward_that_has_failed_is_not_revoked_any_more() -> None:
+    """Whose fault it was stays on record."""
+    forward = _forward()
+    await forward.ask()
+    await forward.origin.peer.end()
+    with pytest.raises(Failed) as failed:
+        await forward.it.run()
+    forward.it.revoke()
+    assert failed.value.reason is Reason.ORIGIN_CLOSED
+    assert failed.value is forward.it._failure  # noqa: SLF001 - the one thing that revoke could change
 
 
 # What is spared where nothing has to be waited for

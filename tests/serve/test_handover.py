@@ -6,8 +6,9 @@ DESIGN, "Time and change": the supervisor reads the policy's files once, and han
 from __future__ import annotations
 
 import datetime as dt
-import io
+import fcntl
 import os
+from dataclasses import fields
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -17,8 +18,10 @@ from netaddr import IPAddress
 
 from proxyd.cli.files import read_policy_file
 from proxyd.policy.address import Endpoint
+from proxyd.policy.dns import Server
 from proxyd.policy.load import PolicyError, load
-from proxyd.serve.handover import Files, Handover, PolicyFile
+from proxyd.serve.handover import AT_ONCE, Files, Handover, PolicyFile
+from tests.serve.stage import open_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +38,9 @@ default = "deny"
 [[client]]
 name = "agent"
 networks = ["127.0.0.0/8"]
+[client.credential]
+user = "agent"
+file = "agent.hash"
 [[permit]]
 host = "nas.local"
 ports = [443]
@@ -43,6 +49,7 @@ reason = "its last day is the day it was loaded on: “heute”"
 expires = 2026-08-01
 """
 ROWS: Final = '[[deny]]\nname = "corp"\nhosts = ["*.corp.example"]\nreason = "ours"\n'
+HASH: Final = f"$scrypt$ln=14,r=8,p=5${'A' * 22}${'A' * 43}\n"
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 files = st.builds(
@@ -52,27 +59,39 @@ files = st.builds(
     path=texts,
     text=st.binary().map(lambda data: data.decode("utf-8", "surrogateescape")),
 )
-endpoints = st.builds(
-    Endpoint,
-    st.one_of(st.integers(0, 2**32 - 1).map(lambda n: IPAddress(n, 4)), st.ip_addresses(v=6).map(str).map(IPAddress)),
-    st.integers(1, 65535),
+addresses = st.one_of(
+    st.integers(0, 2**32 - 1).map(lambda n: IPAddress(n, 4)), st.ip_addresses(v=6).map(str).map(IPAddress)
+)
+endpoints = st.builds(Endpoint, addresses, st.integers(1, 65535))
+servers = st.one_of(
+    st.builds(Server, endpoints, st.sampled_from(["udp", "tcp"])),
+    st.builds(Server, endpoints, st.just("tls"), st.sampled_from(["", "dns.example"])),
 )
 handovers = st.builds(
     Handover,
     name=texts,
     day=st.dates(),
     files=st.builds(Files, st.lists(files, max_size=3)),
-    servers=st.lists(endpoints, max_size=3).map(tuple),
+    servers=st.lists(servers, max_size=3).map(tuple),
     via=texts,
     workers=st.integers(1, 64),
+    listeners=st.lists(texts, max_size=3).map(tuple),
+    accounts=st.dictionaries(texts, st.integers(0, 2**32 - 2), max_size=3),
+    ledger=st.lists(texts, max_size=3).map(tuple),
+    hosts=st.dictionaries(texts, st.lists(addresses.map(str), max_size=2).map(tuple), max_size=3),
+    certificate=texts,
+    private_key=texts,
 )
 
 
 @pytest.fixture
 def policy(tmp_path: Path) -> Path:
-    """A policy of two files."""
+    """A policy of two files, and a secret."""
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "denied.toml").write_text(ROWS)
+    secret = tmp_path / "agent.hash"
+    secret.write_text(HASH)
+    secret.chmod(0o600)
     path = tmp_path / "policy.toml"
     path.write_text(MAIN)
     return path
@@ -84,56 +103,73 @@ def handover(name: str, files: Files) -> Handover:
 
 
 def arrived(sent: Handover) -> Handover:
-    """What comes out of the pipe."""
-    pipe = io.BytesIO()
-    sent.write(pipe)
-    pipe.seek(0)
-    return Handover.read(pipe)
+    """What comes out of the file in memory, whoever read it before: its position is shared with others' numbers."""
+    fd = sent.as_file()
+    os.lseek(fd, 3, os.SEEK_SET)
+    return Handover.from_file(fd)
+
+
+def contents(sent: Handover) -> bytes:
+    """What is in the file."""
+    fd = sent.as_file()
+    with os.fdopen(fd, "rb") as file:
+        file.seek(0)
+        return file.read()
 
 
 @given(handovers)
 def test_what_is_handed_over_arrives(sent: Handover) -> None:
-    """Bytes that are no UTF-8, names that are no text, resolvers of both families."""
-    assert arrived(sent) == sent
+    """Bytes that are no UTF-8, names that are no text, resolvers of every kind: all of it, and of the same types."""
+    came = arrived(sent)
+    assert came == sent
+    assert [type(getattr(came, each.name)) for each in fields(Handover)] == [
+        type(getattr(sent, each.name)) for each in fields(Handover)
+    ]
+    assert hash(came.servers + came.listeners + came.ledger + tuple(came.hosts.values())) is not None
 
 
-@given(handovers)
-def test_it_is_one_line_and_nothing_is_read_beyond_it(sent: Handover) -> None:
-    """What follows on the pipe is its end, which must not be waited for: it means that the supervisor is gone."""
-    pipe = io.BytesIO()
-    sent.write(pipe)
-    length = pipe.tell()
-    pipe.write(b"more")
-    assert pipe.getvalue().index(b"\n") == length - 1
-    pipe.seek(0)
-    assert Handover.read(pipe) == sent
-    assert pipe.read() == b"more"
+def test_every_field_is_tried() -> None:
+    """One that is added later must be in the round trip above, too."""
+    tried = {"name", "day", "files", "servers", "via", "workers", "listeners", "accounts", "ledger", "hosts"}
+    tried |= {"certificate", "private_key"}
+    assert {each.name for each in fields(Handover)} == tried
 
 
-def test_over_a_real_pipe_it_is_all_there_at_once() -> None:
-    """Nothing waits in a buffer of ours."""
-    reading, writing = os.pipe()
-    with os.fdopen(reading, "rb") as theirs, os.fdopen(writing, "wb") as ours:
-        sent = handover("p.toml", Files())
-        sent.write(ours)
-        assert Handover.read(theirs) == sent
+@pytest.mark.parametrize("data", [b"\xff\xfe\x00", bytes(range(256)), "söme 日本 \ud7ff".encode(), b"\xed\xa0\x80"])
+def test_bytes_that_are_no_text_come_back_as_they_were(data: bytes) -> None:
+    """The digest covers all bytes; that some are no UTF-8 is the loader's to say, and the worker says the same."""
+    read = Files()
+    read.remembering(lambda *_, **__: ("/p", data))("p", None)
+    sent = handover("p", read)
+    assert arrived(sent).files.read("p", None) == ("/p", data)
+
+
+def test_it_is_in_memory_of_any_size_for_no_other_program_and_closed_when_it_was_read() -> None:
+    """R7: never on a disk, nor in an argument; nor in a file that a later exec inherits."""
+    before = open_files()
+    sent = handover("p", Files([PolicyFile("p", None, "/p", "x" * 5_000_000)]))
+    fd = sent.as_file()
+    assert os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:")  # noqa: PTH115 - a link that leads nowhere
+    assert fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+    assert Handover.from_file(fd) == sent
+    assert open_files() == before
 
 
 @pytest.mark.parametrize("octets", [0, 1, 40, -2])
-def test_one_that_is_cut_off_is_none(octets: int) -> None:
-    """R12: a supervisor that died while it spoke started nobody."""
-    pipe = io.BytesIO()
-    handover("p.toml", Files()).write(pipe)
+def test_r12_one_that_is_cut_off_is_none(octets: int) -> None:
+    """Memory ran out while it was written: nobody begins with half of it. The file is closed all the same."""
+    whole = contents(handover("p.toml", Files()))
+    before = open_files()
+    fd = os.memfd_create("cut")
+    os.write(fd, whole[:octets])
     with pytest.raises(ValueError, match="line 1"):
-        Handover.read(io.BytesIO(pipe.getvalue()[:octets]))
+        Handover.from_file(fd)
+    assert open_files() == before
 
 
-def test_a_pipe_that_nobody_reads_is_an_oserror() -> None:
-    """The worker died; its supervisor must not."""
-    reading, writing = os.pipe()
-    os.close(reading)
-    with os.fdopen(writing, "wb", buffering=0) as ours, pytest.raises(BrokenPipeError):
-        handover("p.toml", Files()).write(ours)
+def test_what_a_second_sigterm_means_is_told_by_another_signal() -> None:
+    """A service manager's SIGTERM to all processes would else be a second one for the workers."""
+    assert AT_ONCE.name == "SIGUSR2"
 
 
 def test_the_policy_that_arrives_is_the_one_that_was_read(policy: Path) -> None:
@@ -142,6 +178,8 @@ def test_the_policy_that_arrives_is_the_one_that_was_read(policy: Path) -> None:
     first = load(str(policy), files.remembering(read_policy_file), DAY)
     assert arrived(handover(str(policy), files)).policy() == first
     assert [row.name for row in first.deny] == ["corp"]
+    assert first.client[0].credential is not None
+    assert str(first.client[0].credential.password) == HASH.strip()
 
 
 def test_r12_no_worker_runs_another_policy_than_its_siblings(policy: Path) -> None:
@@ -150,6 +188,7 @@ def test_r12_no_worker_runs_another_policy_than_its_siblings(policy: Path) -> No
     first = load(str(policy), files.remembering(read_policy_file), DAY)
     policy.write_text(MAIN.replace('default = "deny"', 'default = "allow"'))
     (policy.parent / "rows" / "denied.toml").unlink()
+    (policy.parent / "agent.hash").chmod(0o666)
     assert arrived(handover(str(policy), files)).policy() == first
 
 
@@ -164,13 +203,21 @@ def test_what_was_not_read_is_not_read_now(policy: Path) -> None:
     """R12: a worker opens no policy file; neither another name nor the same one beside another file."""
     files = Files()
     load(str(policy), files.remembering(read_policy_file), DAY)
-    (name, beside) = [(each.name, each.beside) for each in files.kept][1]
+    (name, beside) = [(each.name, each.beside) for each in files.kept if each.name != "agent.hash"][1]
     assert files.read(name, beside)[1] == ROWS.encode()
+    assert files.read("agent.hash", str(policy), secret=True)[1] == HASH.encode()
     for asked in ((name, None), (name, "/elsewhere"), (str(policy) + "x", None)):
         with pytest.raises(OSError, match="it was not read"):
             files.read(*asked)
     with pytest.raises(PolicyError, match="it was not read"):
         handover(str(policy), Files()).policy()
+
+
+def test_a_secret_is_read_as_one(policy: Path) -> None:
+    """What remembers must not forget to ask for that: others could write the hash that lets them in."""
+    (policy.parent / "agent.hash").chmod(0o604)
+    with pytest.raises(PolicyError, match="others may read or write it"):
+        load(str(policy), Files().remembering(read_policy_file), DAY)
 
 
 def test_what_could_not_be_read_is_not_remembered(tmp_path: Path) -> None:

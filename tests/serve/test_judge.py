@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from netaddr import IPAddress
 
 from proxyd.policy.address import Destination, Resolution
-from proxyd.policy.model import Own
+from proxyd.policy.snapshot import Own, Snapshot
 from proxyd.policy.verdict import NEED_ADDRESSES, Allow, Deny, Reason, decide
 from proxyd.serve import judge as judge_module
 from proxyd.serve.judge import MOST, Judge
 from tests.serve.scene import NOW, PUBLIC, policy
 
 if TYPE_CHECKING:
-    from proxyd.policy.model import Client, Snapshot
+    from proxyd.policy.client import Client
 
 POLICY: Final = policy(
     """
@@ -41,7 +41,7 @@ reason = "a test"
 expires = 2026-08-01
 """
 )
-SNAPSHOT: Final = POLICY.at(NOW.date(), Own())
+SNAPSHOT: Final = Snapshot.of(POLICY, NOW.date(), Own())
 AGENT, OTHER = POLICY.client
 EXAMPLE: Final = Destination("example.com", 443)
 INNER: Final = Resolution((IPAddress("10.0.0.5"),))
@@ -125,7 +125,7 @@ def test_what_is_remembered_belongs_to_one_snapshot(counted: Counted) -> None:
     """ATTACKS 7.7: a permit ends with its day, an address that the host was given is ours, and at once."""
     judge, nas = Judge(), Destination("nas.local", 443)
     assert isinstance(judge(nas, AGENT, SNAPSHOT, INNER), Allow)
-    later = POLICY.at(NOW.date() + timedelta(days=1), Own())
+    later = Snapshot.of(POLICY, NOW.date() + timedelta(days=1), Own())
     assert isinstance(judge(nas, AGENT, later, INNER), Deny)
     assert isinstance(judge(nas, AGENT, SNAPSHOT, INNER), Allow)
     assert len(counted.asked) == 3
@@ -135,7 +135,7 @@ def test_an_equal_snapshot_is_another_one(counted: Counted) -> None:
     """It was installed because something changed: nothing of the old one is believed."""
     judge = Judge()
     judge(EXAMPLE, AGENT, SNAPSHOT)
-    judge(EXAMPLE, AGENT, POLICY.at(NOW.date(), Own()))
+    judge(EXAMPLE, AGENT, Snapshot.of(POLICY, NOW.date(), Own()))
     assert len(counted.asked) == 2
 
 
@@ -163,7 +163,7 @@ hosts = st.sampled_from(["example.com", "denied.example", "nas.local", "localhos
 questions = st.tuples(
     st.builds(Destination, hosts, st.sampled_from([443, 22])),
     st.sampled_from([AGENT, OTHER, None]),
-    st.sampled_from([SNAPSHOT, POLICY.at(NOW.date() + timedelta(days=1), Own())]),
+    st.sampled_from([SNAPSHOT, Snapshot.of(POLICY, NOW.date() + timedelta(days=1), Own())]),
     st.sampled_from([None, OUTER, INNER, Resolution((PUBLIC,), ("denied.example",))]),
 )
 

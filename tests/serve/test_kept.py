@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, cast
 
 import h11
@@ -17,8 +18,10 @@ from netaddr import IPAddress
 from proxyd.net.dialer import Dialled
 from proxyd.net.stream import TcpStream
 from proxyd.net.wire import Wire
-from proxyd.policy.address import Destination, Resolution
-from proxyd.policy.model import Own
+from proxyd.policy.address import Destination, Endpoint, Resolution
+from proxyd.policy.client import Egress
+from proxyd.policy.model import Parent
+from proxyd.policy.snapshot import Own, Snapshot
 from proxyd.policy.verdict import Allow, decide
 from proxyd.serve.kept import Kept, Origin
 from tests.serve.scene import NOW, OK, PERMIT_LOCAL, PUBLIC, policy
@@ -33,7 +36,10 @@ _POLICY: Final = policy(PERMIT_LOCAL)
 def allowed(host: str = "example.com", port: int = 80, *addresses: IPAddress) -> Allow:
     """What the judge says of a request to there."""
     verdict = decide(
-        Destination(host, port), _POLICY.client[0], _POLICY.at(NOW.date(), Own()), Resolution(addresses or (PUBLIC,))
+        Destination(host, port),
+        _POLICY.client[0],
+        Snapshot.of(_POLICY, NOW.date(), Own()),
+        Resolution(addresses or (PUBLIC,)),
     )
     assert isinstance(verdict, Allow)
     return verdict
@@ -109,6 +115,17 @@ async def test_only_a_socket_is_kept() -> None:
         assert not Origin(origin.allow, other, Wire(ours, h11.CLIENT)).keepable
 
 
+async def test_r10_what_left_in_another_way_than_the_policy_has_it_serves_nobody() -> None:
+    """A reload may have put a parent proxy between us and the world: never otherwise, from then on."""
+    kept = Kept()
+    with connected() as (origin, theirs):
+        await exchange(origin, theirs)
+        await kept.keep(origin)
+        parent = Parent(address=Endpoint(IPAddress("192.0.2.7"), 3128))
+        assert await kept.take(allowed(), parent) is None
+        assert origin.dialled.stream.socket.fileno() == -1
+
+
 async def test_without_one_there_is_none() -> None:
     kept = Kept()
     assert await kept.take(allowed()) is None
@@ -148,6 +165,31 @@ async def test_attack_3_12_the_address_connected_to_is_what_counts() -> None:
         await exchange(origin, theirs)
         await kept.keep(origin)
         assert await kept.take(allowed("example.com", 80, PUBLIC)) is None
+
+
+async def test_attack_3_12_a_connection_that_left_by_another_way_serves_no_request() -> None:
+    """A reload gave the client another source address: the network behind it tells clients apart by that."""
+    kept = Kept()
+    with connected() as (origin, theirs):
+        await exchange(origin, theirs)
+        await kept.keep(origin)
+        here, there = (_leaving_by(allowed(), Egress(interface=name)) for name in ("eth0", "eth1"))
+        before = await kept.take(allowed())
+        assert before is not None
+        before = replace(before, allow=here)
+        assert before.serves(here)
+        assert not before.serves(there)
+        assert not before.serves(allowed())
+
+
+def _leaving_by(allow: Allow, egress: Egress) -> Allow:
+    """The same permission, for a client whose connections leave by another way."""
+    (agent,) = _POLICY.client
+    moved = replace(agent, egress=egress)
+    snapshot = Snapshot.of(replace(_POLICY, client=(moved,)), NOW.date(), Own())
+    verdict = decide(allow.destination, moved, snapshot, Resolution(allow.addresses))
+    assert isinstance(verdict, Allow)
+    return verdict
 
 
 async def test_r9_what_a_permit_opened_serves_no_request_that_is_allowed_otherwise() -> None:

@@ -14,6 +14,7 @@ def test_every_seams_has_a_drain_of_its_own() -> None:
     one, other = World().seams, World().seams
     one.drain.begin()
     assert (one.drain.begun, other.drain.begun) == (True, False)
+    assert one.live is not other.live, "nor would a new policy of one cut the exchanges of another"
 
 
 def test_a_session_cannot_exchange_what_it_was_given() -> None:

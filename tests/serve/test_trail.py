@@ -23,7 +23,9 @@ from proxyd.net.dialer import DialError
 from proxyd.net.relay import Flow
 from proxyd.net.resolver import DnsError
 from proxyd.policy.address import Resolution, parse_authority
+from proxyd.policy.snapshot import Peer, Snapshot
 from proxyd.policy.verdict import Allow, Deny, Reason, decide
+from proxyd.serve.ledger import Place
 from proxyd.serve.trail import Trail, milliseconds
 from tests.serve.scene import NOW, OK, PUBLIC, SECRET, World, connected, get, in_virtual_time, policy
 
@@ -31,20 +33,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxyd.audit.record import Record
-    from proxyd.policy.model import Client, Policy
+    from proxyd.policy.client import Client
+    from proxyd.policy.model import Policy
 
-CLIENT_ADDRESS: Final = IPAddress("127.0.0.1")
+CLIENT_PEER: Final = Peer(IPAddress("127.0.0.1"))
 
 
 def trail(world: World) -> Trail:
     """The trail of one request from the agent."""
-    return Trail(world.seams, world.policy, world.policy.client[0], CLIENT_ADDRESS)
+    return Trail(world.seams, world.seams.snapshot(), world.policy.client[0], CLIENT_PEER)
 
 
 def allow(policy: Policy, authority: str = "example.com:443", *addresses: IPAddress) -> Allow:
     """What the judge says of a destination it allows."""
     client: Client = policy.client[0]
-    verdict = decide(parse_authority(authority), client, policy.at(NOW.date()), Resolution(addresses or (PUBLIC,)))
+    verdict = decide(
+        parse_authority(authority), client, Snapshot.of(policy, NOW.date()), Resolution(addresses or (PUBLIC,))
+    )
     assert isinstance(verdict, Allow)
     return verdict
 
@@ -65,6 +70,7 @@ async def test_a_decision_says_who_asked_for_what_and_by_which_rule() -> None:
         "id": it.id,
         "client": "agent",
         "client_address": "127.0.0.1",
+        "user": None,
         "method": "CONNECT",
         "scheme": "connect",
         "host": "example.com",
@@ -178,7 +184,7 @@ async def test_a_literal_is_on_record_as_the_address_that_was_judged() -> None:
     world = World()
     it = trail(world)
     it.asked(Asked("connect", parse_authority("127.0.0.1:80"), ""))
-    it.refused(Reason.ADDRESS_DENIED, 403, Deny(Reason.ADDRESS_DENIED, "loopback", address=CLIENT_ADDRESS))
+    it.refused(Reason.ADDRESS_DENIED, 403, Deny(Reason.ADDRESS_DENIED, "loopback", address=CLIENT_PEER.address))
     assert world.records[0].addresses == ("127.0.0.1",)
 
 
@@ -197,8 +203,22 @@ async def test_of_many_addresses_the_first_are_on_record_and_the_record_says_so(
 async def test_nobody_at_no_address_is_on_record_as_such() -> None:
     """R2."""
     world = World()
-    Trail(world.seams, world.policy, None, None).refused(Reason.CLIENT_UNKNOWN, 403, None)
+    Trail(world.seams, world.seams.snapshot(), None, Peer(None)).refused(Reason.CLIENT_UNKNOWN, 403, None)
     assert (world.records[0].client, world.records[0].client_address) == (None, None)
+
+
+@pytest.mark.parametrize(("uid", "user"), [(1001, "openclaw"), (1002, "1002"), (0, "0"), (None, None)])
+@in_virtual_time
+async def test_r2_the_account_that_owns_the_client_s_socket_is_on_record_by_its_name_or_number(
+    uid: int | None, user: str | None
+) -> None:
+    """The name is the policy's; of an account that it does not name, the number says enough."""
+    world = World()
+    snapshot = Snapshot.of(world.policy, NOW.date(), accounts={"openclaw": 1001})
+    it = Trail(world.seams, snapshot, world.policy.client[0], Peer(IPAddress("127.0.0.1"), uid))
+    it.refused(Reason.NAME_DENIED, 403, None)
+    it.close("refused", Flow())
+    assert [record.user for record in world.records] == [user, user]
 
 
 @in_virtual_time
@@ -457,6 +477,23 @@ async def test_r7_a_tunnel_that_outlives_its_session_ends_on_record_as_the_pool_
     assert decision.id == close.id == it.id
     assert (close.outcome, close.bytes_up, close.bytes_down, close.status) == ("revoked", 3, 5, 200)
     assert (close.host, close.address, close.duration_ms) == ("example.com", "93.184.216.34", 3_600_000.0)
+
+
+@pytest.mark.parametrize("bug", [None, ValueError("a bug"), SinkError("the disk is full")])
+@in_virtual_time
+async def test_r10_the_places_of_a_tunnel_are_kept_until_its_end_and_left_then_whatever_the_log_says(
+    bug: Exception | None,
+) -> None:
+    """One that outlived its tunnel would be lost to everybody until proxyd ends."""
+    world = World()
+    left: list[str] = []
+    it = trail(world)
+    it.allowed(allow(world.policy))
+    it.hold((Place(lambda: left.append("connection")), None, Place(lambda: left.append("tunnel"))))
+    world.record_bug = bug
+    assert left == []
+    it.tunnel_ended(Flow())
+    assert left == ["connection", "tunnel"]
 
 
 @in_virtual_time

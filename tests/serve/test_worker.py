@@ -1,4 +1,4 @@
-"""A running worker, on real sockets and with real signals to this very process: it starts, drains, reopens, ends."""
+"""A running worker, on real sockets and with real signals to this very process: it starts, serves, drains, ends."""
 
 from __future__ import annotations
 
@@ -6,178 +6,28 @@ import datetime as dt
 import json
 import os
 import signal
-import socket
-from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-import dns.message
-import dns.rcode
 import pytest
 import trio
 from netaddr import IPAddress, IPNetwork
 
-from proxyd.audit.sink import FileSink, SinkError
-from proxyd.net.listening import bind, bound_to
 from proxyd.policy.address import Endpoint
-from proxyd.policy.model import Own
+from proxyd.policy.snapshot import Own
 from proxyd.serve import worker as worker_module
-from proxyd.serve.complaints import Complaints
+from proxyd.serve.channel import Channel
 from proxyd.serve.current import CurrentPolicy
-from proxyd.serve.handover import AT_ONCE, Files, Handover
+from proxyd.serve.handover import AT_ONCE
 from proxyd.serve.judge import Judge
 from proxyd.serve.worker import serve, utc_now
-from tests.serve.scene import SCHEMA, VIA, Peer, connect, get, policy
+from tests.serve.handed import listener
+from tests.serve.scene import SCHEMA, connect, get, policy
+from tests.serve.working import Log, Worker, echo, given, permitting, refuses, running, send
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
     from pathlib import Path
-
-    from proxyd.audit.record import Record
-    from proxyd.policy.model import Policy
-
-PATIENCE: Final = 20.0
-"""Real seconds until a test gives up; a drain that is not meant to be waited for takes an hour."""
-
-
-class Log(FileSink):
-    """The audit log, in a file; `started` once the worker is."""
-
-    def __init__(self, path: Path, broken: str | None = None) -> None:
-        super().__init__(str(path))
-        self.records: list[Record] = []
-        self.started = trio.Event()
-        self._broken = broken
-
-    def write(self, record: Record) -> None:
-        self.records.append(record)
-        self.started.set()
-        if self._broken is not None:
-            raise SinkError(self._broken)
-        super().write(record)
-
-
-class Worker:
-    """A worker that runs. ended: once `serve` has returned."""
-
-    def __init__(self, log: Log, where: Endpoint, supervisor: int) -> None:
-        self.log = log
-        self.where = where
-        self.ended = trio.Event()
-        self._supervisor = supervisor
-
-    def lose_supervisor(self) -> None:
-        """Let go of the other end of its leash, as the kernel does when a supervisor ends."""
-        if self._supervisor >= 0:
-            os.close(self._supervisor)
-            self._supervisor = -1
-
-    async def client(self) -> Peer:
-        """A new connection to it."""
-        return Peer(await stream_to(self.where))
-
-    async def tunnel(self, to: Endpoint) -> Peer:
-        """A tunnel through it."""
-        client = await self.client()
-        await client.stream.send_all(connect(str(to)))
-        assert (await client.until(b"\r\n\r\n")).split()[1] == b"200"
-        return client
-
-    def events(self) -> list[str]:
-        """What is on record."""
-        return [record.event for record in self.log.records]
-
-
-async def stream_to(where: Endpoint) -> trio.SocketStream:
-    """A connection; nothing is looked up."""
-    sock = trio.socket.socket()
-    try:
-        await sock.connect((str(where.address), where.port))
-    except OSError:
-        sock.close()
-        raise
-    return trio.SocketStream(sock)
-
-
-async def refuses(where: Endpoint) -> bool:
-    """Whether nobody listens there; one who is about to stop may still have reset us."""
-    try:
-        await (await stream_to(where)).aclose()
-    except ConnectionResetError:
-        return False
-    except ConnectionRefusedError:
-        return True
-    return False
-
-
-def handover(servers: tuple[Endpoint, ...] = (), workers: int = 1) -> Handover:
-    """What the worker is handed, but for the policy, which it was given already."""
-    return Handover(name="test.toml", day=dt.date(2026, 8, 1), files=Files(), servers=servers, via=VIA, workers=workers)
-
-
-@asynccontextmanager
-async def running(log: Log, policy: Policy, handed: Handover | None = None) -> AsyncIterator[Worker]:
-    """A worker; in the end it is told to go, should it not have gone yet."""
-    (sock,) = bind(Endpoint(IPAddress("127.0.0.1"), 0))
-    leash, supervisor = os.pipe()
-    worker = Worker(log, bound_to(sock), supervisor)
-    try:
-        with trio.fail_after(PATIENCE):
-            async with trio.open_nursery() as nursery:
-
-                async def run() -> None:
-                    await serve(policy, handed or handover(), [sock], log, Complaints(), leash)
-                    worker.ended.set()
-
-                nursery.start_soon(run)
-                await log.started.wait()  # from now on, a signal ends the worker and not the tests
-                yield worker
-                nursery.cancel_scope.cancel()
-    finally:
-        worker.lose_supervisor()
-        os.close(leash)
-        log.close()
-
-
-@asynccontextmanager
-async def echo(*, as_http: bool = False) -> AsyncIterator[Endpoint]:
-    """An origin on this host that echoes: bytes, or a request as the body of its answer."""
-    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
-
-    async def handle(stream: trio.SocketStream) -> None:
-        async for data in stream:
-            head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data) if as_http else b""
-            await stream.send_all(head + data)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, handle, [listener])
-        yield bound_to_trio(listener)
-        nursery.cancel_scope.cancel()
-
-
-def bound_to_trio(listener: trio.SocketListener) -> Endpoint:
-    """Where it listens."""
-    host, port = listener.socket.getsockname()
-    return Endpoint(IPAddress(host), port)
-
-
-def permitting(origin: Endpoint, drain_seconds: float = 3600.0) -> Policy:
-    """A policy under which this origin may be reached, and the drain takes as long as said."""
-    permit = f"""
-[[permit]]
-reason = "a test"
-host = "{origin.address}"
-ports = [{origin.port}]
-networks = ["{origin.address}/32"]
-"""
-    made = policy(permit)
-    limits: Any = replace(made.limits, drain_seconds=drain_seconds)  # type: ignore[arg-type] # fractions, for haste
-    return replace(made, limits=limits)
-
-
-def send(number: signal.Signals) -> None:
-    """Send this process a signal."""
-    os.kill(os.getpid(), number)
 
 
 async def test_a_worker_says_where_it_listens_and_how_many_it_served(tmp_path: Path) -> None:
@@ -418,71 +268,14 @@ async def test_a_worker_that_cannot_know_its_own_addresses_does_not_start(
 
     monkeypatch.setattr(worker_module, "own_addresses", unreadable)
     log = Log(tmp_path / "log")
-    (sock,) = bind(Endpoint(IPAddress("127.0.0.1"), 0))
-    with sock, pytest.raises(PermissionError):
-        await serve(policy(), handover(), [sock], log, pytest.fail, -1)
-    log.close()
+    ours, theirs = Channel.pair()
+    what = given(policy(), listener())
+    with pytest.RaisesGroup(PermissionError, allow_unwrapped=True):
+        await serve(what, log, ours, pytest.fail)
+    what.let_go()
+    for each in (log, ours, theirs):
+        each.close()
     assert log.records == []
-
-
-async def test_a_worker_asks_the_servers_it_was_handed(tmp_path: Path) -> None:
-    """R3: and takes their no for an answer."""
-    with trio.socket.socket(type=socket.SOCK_DGRAM) as server:
-        await server.bind(("127.0.0.1", 0))
-        host, port = server.getsockname()
-        asked: set[str] = set()
-
-        async def answer() -> None:
-            while True:
-                packet, sender = await server.recvfrom(4096)
-                query = dns.message.from_wire(packet)
-                asked.add(str(query.question[0].name))
-                response = dns.message.make_response(query)
-                response.set_rcode(dns.rcode.NXDOMAIN)
-                await server.sendto(response.to_wire(), sender)
-
-        made = policy('[[deny]]\nname = "denied"\nreason = "a test"\nhosts = ["denied.example"]')
-        async with (
-            running(Log(tmp_path / "log"), made, handover((Endpoint(IPAddress(host), port),))) as worker,
-            trio.open_nursery() as nursery,
-        ):
-            nursery.start_soon(answer)
-            client = await worker.client()
-            await client.stream.send_all(get("http://denied.example/"))
-            assert (await client.answer()).reason == "name_denied"
-            await client.stream.send_all(get("http://nowhere.example/"))
-            assert (await client.answer()).reason == "dns_error"
-            await client.leave()
-            nursery.cancel_scope.cancel()
-    assert asked == {"nowhere.example."}
-
-
-@pytest.mark.parametrize(("connections", "workers", "most"), [(1, 1, 1), (2, 1, 2), (4, 2, 2), (5, 2, 2), (1, 2, 1)])
-async def test_a_worker_takes_in_its_share_of_what_the_policy_says(
-    tmp_path: Path, connections: int, workers: int, most: int
-) -> None:
-    """R10: all workers together no more than that; and each at least one, or it would serve nobody."""
-    made = policy(f"[limits]\nconnections = {connections}")
-    async with running(Log(tmp_path / "log"), made, handover(workers=workers)) as worker:
-        inside = [await worker.client() for _ in range(most)]
-        for client in inside:
-            await client.stream.send_all(get("http://127.0.0.1/"))
-            assert (await client.answer()).reason == "address_denied"
-        late = await worker.client()
-        assert (await late.answer()).reason == "connection_limit"
-        for client in (*inside, late):
-            await client.leave()
-
-
-async def test_a_worker_bears_the_name_it_was_handed_in_via(tmp_path: Path) -> None:
-    """ATTACKS 4.13: the same as its siblings, or a loop through another of them would be none."""
-    async with echo(as_http=True) as origin, running(Log(tmp_path / "log"), permitting(origin)) as worker:
-        client = await worker.client()
-        await client.stream.send_all(get(f"http://{origin}/"))
-        assert f"Via: 1.1 {VIA}\r\n" in (await client.answer()).body.decode()
-        await client.stream.send_all(get(f"http://{origin}/", f"Via: 1.1 {VIA}"))
-        assert (await client.answer()).reason == "loop_detected"
-        await client.leave()
 
 
 async def test_what_was_decided_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,87 @@
+"""The control socket: `proxyd reload` asks there for a reload, and is told what came of it.
+
+Only root and the account that runs proxyd are heard; the kernel says who asks (unix(7), SO_PEERCRED). The socket's file
+keeps others out already.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from proxyd.net.listening import bind_unix
+
+RELOAD: Final = b"reload\n"
+ASK_SECONDS: Final = 1.0  # for who connected to say what they want
+REPLY_SECONDS: Final = 60.0  # for the outcome: two rounds of all workers, and the reading of the policy
+_LONGEST: Final = 1 << 20
+_CREDENTIALS: Final = struct.Struct("=iII")  # struct ucred: pid, uid, gid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of a reload: problems, and nothing has changed; or none, and what has.
+
+    revoked: connections that the new policy refuses, and that were cut.
+    """
+
+    problems: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+    revoked: int = 0
+
+
+def listen(path: str) -> socket.socket:
+    """A control socket at `path`, for our account alone. Raises OSError, also where somebody answers there already."""
+    return bind_unix(path, 0o600)
+
+
+def asks_for_reload(asker: socket.socket) -> bool:
+    """Whether that is what they want, and they may."""
+    with suppress(OSError):
+        asker.settimeout(ASK_SECONDS)
+        return _uid_of(asker) in (0, os.geteuid()) and asker.recv(len(RELOAD)) == RELOAD
+    return False
+
+
+def answer(asker: socket.socket, outcome: Outcome) -> None:
+    """Tell them; who has left need not know."""
+    with suppress(OSError):
+        asker.sendall(json.dumps(asdict(outcome)).encode())
+
+
+def ask(path: str) -> Outcome:
+    """Ask whoever listens at `path` for a reload. Raises OSError, also where no answer comes, and ValueError for one
+    that is none.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(REPLY_SECONDS)
+        sock.connect(path)
+        if _uid_of(sock) not in (0, os.geteuid()) and os.geteuid() != 0:
+            raise PermissionError(0, "somebody else's")
+        said = b""
+        with suppress(BrokenPipeError, ConnectionResetError):  # who is not heard is not read either
+            sock.sendall(RELOAD)
+            while len(said) < _LONGEST and (more := sock.recv(_LONGEST)):
+                said += more
+    if not said:
+        raise OSError(0, "no answer: it wants to be asked by root or by its own account")
+    return _outcome(said)
+
+
+def _outcome(said: bytes) -> Outcome:
+    """What was told. Raises ValueError where that is no outcome."""
+    try:
+        told = json.loads(said)
+        problems, changes = (tuple(map(str, told[name])) for name in ("problems", "changes"))
+        return Outcome(problems=problems, changes=changes, revoked=int(told["revoked"]))
+    except (KeyError, TypeError, RecursionError):
+        raise ValueError("that is somebody else") from None
+
+
+def _uid_of(sock: socket.socket) -> int:
+    return int(_CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1])

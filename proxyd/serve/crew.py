@@ -1,0 +1,203 @@
+"""The workers: started, each in its place, started again when they die, and told what to do.
+
+A worker is execed, never forked from one that runs. Nothing here knows what a signal means, or when a policy changes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import proxyd
+from proxyd.serve.channel import Channel
+from proxyd.serve.ears import SIGNALS
+from proxyd.serve.ledger import strike_out
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from proxyd.serve.channel import Message
+    from proxyd.serve.charge import Charge
+    from proxyd.serve.handover import Handover
+
+FIRST_PAUSE: Final = 0.1  # seconds before a worker that died is started again; doubled each time …
+LONGEST_PAUSE: Final = 5.0
+GOOD_SECONDS: Final = 10.0  # … unless it had served for as long as this
+ANSWER_SECONDS: Final = 10.0  # for a worker to do as it is told
+
+
+@dataclass(slots=True)
+class _Post:
+    """A place for a worker, who is in it now, and when the next one may be started.
+
+    pause: how long it stays empty should the worker die now.
+    """
+
+    place: int
+    worker: subprocess.Popen[bytes] | None = None
+    channel: Channel | None = None
+    started: float = 0.0
+    pause: float = FIRST_PAUSE
+    due: float = 0.0
+
+
+@dataclass(slots=True)
+class Crew:
+    """As many workers as there are places. ledger: the memory of the limits. complain: a line for the operator."""
+
+    places: int
+    ledger: int
+    complain: Callable[[str], None]
+    ending: bool = False
+    _posts: list[_Post] = field(init=False)
+    _number: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self._posts = [_Post(place) for place in range(self.places)]
+
+    def __bool__(self) -> bool:
+        """Whether there is anybody left."""
+        return any(post.worker for post in self._posts)
+
+    def fill(self, charge: Charge) -> None:
+        """Start a worker in every place that is empty and due. From the beginning of the end on there are none due."""
+        for post in self._posts:
+            if post.worker is None and not self.ending and time.monotonic() >= post.due:
+                post.started = time.monotonic()
+                try:
+                    with _as_file(charge.handover) as handover:
+                        self._start(post)
+                        self._hand_over(post, charge, handover, {"do": "serve"})
+                except OSError as error:  # no process, no memory, no file to be had: that may pass
+                    self._vacate(post, f"could not be started: {error.strerror}")
+
+    def until_due(self) -> float | None:
+        """Seconds until a worker is to be started; None if none is."""
+        due = [post.due for post in self._posts if post.worker is None]
+        return None if self.ending or not due else max(0.0, min(due) - time.monotonic())
+
+    def signal(self, number: signal.Signals) -> None:
+        """Let every worker hear a signal."""
+        for post in self._posts:
+            if post.worker is not None:
+                post.worker.send_signal(number)
+
+    def reap(self) -> None:
+        """Take note of those who have ended."""
+        for post in self._posts:
+            if post.worker and post.channel and (status := post.worker.poll()) is not None:
+                post.channel.close()
+                post.worker = post.channel = None
+                strike_out(self.ledger, post.place)
+                self._vacate(post, f"ended ({_told(status)})")
+
+    def hand_over(self, charge: Charge, do: str) -> list[Message]:
+        """Give every worker another charge, and hear what each has to say to that. Raises OSError: not all have it."""
+        self._number += 1
+        for post in self._posts:
+            with _as_file(charge.handover) as handover:  # for each its own: they would share where they read
+                self._hand_over(post, charge, handover, {"do": do, "number": self._number})
+        return list(self._answers())
+
+    def tell(self, do: str) -> list[Message]:
+        """Tell every worker to do something, and hear what each has to say to that."""
+        self._number += 1
+        for post in self._posts:
+            _send(post, {"do": do, "number": self._number})
+        return list(self._answers())
+
+    def kill_the_silent(self, said: list[Message]) -> None:
+        """End those who did not answer: who takes their place begins with what the others have."""
+        answered = {each["place"] for each in said if "silent" not in each}
+        for post in self._posts:
+            if post.worker is not None and post.place not in answered:
+                post.worker.kill()
+
+    def _start(self, post: _Post) -> None:
+        """A worker of its own program text: nothing of ours is in its memory but what it is handed. Raises OSError."""
+        ours, theirs = Channel.pair()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # it begins so: none ends it before it can hear
+        try:
+            post.worker = subprocess.Popen(
+                [sys.executable, "-P", "-m", "proxyd.serve"],
+                stdin=theirs.socket.fileno(),
+                env=os.environ | {"PYTHONPATH": _importable()},
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            theirs.close()
+        post.channel = ours
+
+    def _hand_over(self, post: _Post, charge: Charge, handover: int, message: Message) -> None:
+        files = [handover, self.ledger, *charge.sockets_of(post.place)]
+        _send(post, message | {"place": post.place}, files)
+
+    def _answers(self) -> Iterator[Message]:
+        """What each worker answers to the last message, or that it is silent; who is not there has nothing to say.
+
+        Who dies instead of an answer may have died of what it was told: that is no consent.
+        """
+        end = time.monotonic() + ANSWER_SECONDS
+        for post in self._posts:
+            if post.channel is not None:
+                yield {"place": post.place} | self._answer(post.channel, end)
+
+    def _answer(self, channel: Channel, end: float) -> Message:
+        with suppress(OSError, ValueError):
+            while True:
+                channel.socket.settimeout(max(0.01, end - time.monotonic()))
+                received = channel.receive()
+                if received is None:
+                    return {"silent": True, "cannot": "a worker ended instead of an answer"}
+                if received[0].get("number") == self._number:  # else it answers, late, something asked before
+                    return received[0]
+        return {"silent": True}
+
+    def _vacate(self, post: _Post, why: str) -> None:
+        """Say when a worker is replaced: soon if it had served well; if they keep dying, less and less often."""
+        if self.ending:
+            return
+        now = time.monotonic()
+        if now - post.started >= GOOD_SECONDS:
+            post.pause = FIRST_PAUSE
+        post.due = now + post.pause
+        self.complain(f"a worker {why}; another is started in {post.pause:g} s, connections wait")
+        post.pause = min(post.pause * 2, LONGEST_PAUSE)
+
+
+@contextmanager
+def _as_file(handover: Handover) -> Iterator[int]:
+    """It, in memory, for as long as it takes to hand it over. Raises OSError."""
+    fd = handover.as_file()
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _send(post: _Post, message: Message, files: list[int] | None = None) -> None:
+    """One that is dead already does not take it; SIGCHLD tells."""
+    if post.channel is not None:
+        with suppress(OSError):
+            post.channel.socket.settimeout(ANSWER_SECONDS)
+            post.channel.send(message, files or ())
+
+
+def _importable() -> str:
+    """PYTHONPATH by which a worker finds this very package first, wherever it was started from."""
+    own = str(Path(proxyd.__file__).parents[1])
+    return os.pathsep.join(filter(None, (own, os.environ.get("PYTHONPATH"))))
+
+
+def _told(status: int) -> str:
+    return f"signal {-status}" if status < 0 else f"exit status {status}"

@@ -1,0 +1,74 @@
+"""What the supervisor listens to, in one place: signals, and whoever connects to the control socket.
+
+A signal wakes us through a socket of our own (signal.set_wakeup_fd), so that one wait is enough for both. The socket
+may be full, as in a storm of them; which signals there were is noted elsewhere. What they mean is the supervisor's.
+"""
+
+from __future__ import annotations
+
+import selectors
+import signal
+import socket
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final
+
+from proxyd.serve.handover import AT_ONCE
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, AT_ONCE, signal.SIGCHLD)
+"""What the supervisor waits for. They are blocked before anybody can be told that we listen, and never lost."""
+
+COUNTED: Final = (signal.SIGTERM, signal.SIGINT)
+"""Of these a second one says more than the first. Of all others, many that wait to be heard say what one says."""
+
+_MOST_AT_ONCE: Final = 4096
+
+
+class Ears:
+    """Made when SIGNALS are blocked; they are unblocked by it. control: a listening socket, if there is one."""
+
+    def __init__(self, control: socket.socket | None) -> None:
+        self._heard: list[int] = []
+        self._stack = ExitStack()
+        self._selector = self._stack.enter_context(selectors.DefaultSelector())
+        self._signals, told = (self._stack.enter_context(each) for each in socket.socketpair())
+        for each in (self._signals, told):
+            each.settimeout(0)
+        self._stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False))
+        self._selector.register(self._signals, selectors.EVENT_READ)
+        if control is not None:
+            control.settimeout(0)
+            self._selector.register(control, selectors.EVENT_READ, control)
+        for number in SIGNALS:
+            self._stack.callback(signal.signal, number, signal.signal(number, self._note))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def close(self) -> None:
+        """Listen no more; signals are blocked again."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        self._stack.close()
+
+    def hear(self, seconds: float | None) -> list[int | socket.socket]:
+        """What there is to hear, within `seconds` if given: numbers of signals, connections to the control socket."""
+        asking: list[socket.socket] = []
+        for key, _ in self._selector.select(0 if self._heard else seconds):
+            if key.data is None:
+                self._signals.recv(_MOST_AT_ONCE)
+            else:
+                asking += _accepted(key.data)
+        heard, self._heard = self._heard, []
+        return [*heard, *asking]
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        """Python calls it soon after the signal has come, always between two steps of `hear` or of its caller."""
+        if number in COUNTED or number not in self._heard:
+            self._heard.append(number)
+
+
+def _accepted(control: socket.socket) -> list[socket.socket]:
+    try:
+        return [control.accept()[0]]
+    except OSError:
+        return []  # they left, or files ran out: they will see that nobody answers

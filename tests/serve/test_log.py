@@ -1,0 +1,78 @@
+"""A worker's audit log: the sink in use is the one that is written to, and no sink is left open."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from proxyd.audit.record import Record, timestamp
+from proxyd.audit.sink import FileSink, SinkError
+from proxyd.serve.log import Log
+from tests.serve.handed import open_files
+from tests.serve.scene import NOW
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def record(number: int) -> Record:
+    """One of several."""
+    return Record(time=timestamp(NOW), event="start", pid=number, policy="gateway", digest="0" * 16)
+
+
+def pids(path: Path) -> list[bytes]:
+    """Which records are there, by their numbers."""
+    return [line.partition(b'"pid":')[2].partition(b",")[0] for line in path.read_bytes().splitlines()]
+
+
+def test_records_go_to_the_sink_in_use_and_none_is_lost_by_a_change(tmp_path: Path) -> None:
+    """R7: between two records the sink changes; each is in one place, whole, and the old file is closed."""
+    before = open_files()
+    one, other = tmp_path / "one", tmp_path / "other"
+    log = Log(FileSink(str(one)), pytest.fail)
+    log.write(record(1))
+    sink = FileSink(str(other))
+    log.change(sink)
+    log.write(record(2))
+    assert (pids(one), pids(other)) == ([b"1"], [b"2"])
+    sink.close()
+    assert open_files() == before
+
+
+def test_r12_what_cannot_be_written_is_the_callers_to_hear_of() -> None:
+    """No audit, no connection: it is not this one's to overlook."""
+    log = Log(FileSink("/dev/full"), pytest.fail)
+    with pytest.raises(SinkError, match="No space left on device"):
+        log.write(record(1))
+    log.change(FileSink("/dev/null"))
+    log.write(record(2))
+    log._sink.close()  # noqa: SLF001 - nobody else has it
+
+
+def test_a_file_that_was_moved_away_is_opened_again(tmp_path: Path) -> None:
+    """SIGUSR1: at once, and what was moved is complete."""
+    path, moved = tmp_path / "log", tmp_path / "log.1"
+    sink = FileSink(str(path))
+    log = Log(sink, pytest.fail)
+    log.write(record(1))
+    path.rename(moved)
+    log.reopen()
+    log.write(record(2))
+    assert (pids(moved), pids(path)) == ([b"1"], [b"2"])
+    sink.close()
+
+
+def test_r12_a_file_that_cannot_be_opened_again_is_complained_about_and_the_old_one_used(tmp_path: Path) -> None:
+    """There is no gap in the trail."""
+    folder, gone = tmp_path / "folder", tmp_path / "gone"
+    folder.mkdir()
+    said: list[str] = []
+    sink = FileSink(str(folder / "log"))
+    log = Log(sink, said.append)
+    folder.rename(gone)
+    log.reopen()
+    log.write(record(1))
+    assert said == ["audit log: could not be reopened: No such file or directory"]
+    assert pids(gone / "log") == [b"1"]
+    sink.close()
