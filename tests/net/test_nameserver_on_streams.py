@@ -21,9 +21,21 @@ from proxyd.net.resolver import DnsError, Resolver
 from proxyd.policy.address import Endpoint
 from proxyd.policy.dns import Routes, Server
 from proxyd.policy.verdict import Reason
-from tests.net.answering import EVIL, GOOD, answering, data, framed, question
+from tests.net.answering import (
+    EVIL,
+    GOOD,
+    answering,
+    data,
+    framed,
+    question,
+    saying,
+    serving,
+    truncated,
+    wrong_id,
+    wrong_name,
+)
 from tests.net.joined import PATIENCE
-from tests.net.names import CLIENT, FOUR, NAME
+from tests.net.names import CLIENT, FOUR, NAME, A, reply
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -269,3 +281,21 @@ async def test_r12_the_next_server_is_asked_where_one_has_no_good_certificate(
     assert FOUR in map(str, found.addresses)
     for heard in (bad, good):
         heard.nothing_in_plain_text(2)
+
+
+@pytest.mark.parametrize(
+    ("over_tcp", "error"),
+    [
+        (lambda wire: framed(wrong_id(reply(dns.message.from_wire(wire), [A]))), dns.exception.FormError),
+        (lambda wire: framed(wrong_name(reply(dns.message.from_wire(wire), [A]))), dns.exception.FormError),
+        (lambda _: framed(b"abc")[:-1], EOFError),
+        (lambda _: b"", EOFError),
+    ],
+    ids=["wrong id", "wrong name", "cut", "closed"],
+)
+async def test_attack_3_8_over_tcp_too_only_a_whole_answer_to_our_question_counts(
+    over_tcp: Callable[[bytes], bytes], error: type[Exception]
+) -> None:
+    async with serving(saying(truncated), over_tcp) as server:
+        with pytest.raises(error):
+            await ask(question(), server)
