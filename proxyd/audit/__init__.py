@@ -4,5 +4,6 @@ record     the Record: what may be said of a request, and nothing else
     schema     its published JSON Schema
 render     a Record as one line, for a machine or for a terminal
 outlet     a descriptor to write to without ever waiting
+reader     the log read back
 sink       lines written where they survive, or SinkError
 """

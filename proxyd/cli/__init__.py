@@ -3,6 +3,11 @@
     run        proxyd --policy FILE
     check      proxyd check FILE…
     explain    proxyd explain URL --policy FILE
+    judgement  a judgement told step by step, for explain
+    decided    a decision found again in a log, for explain
+    diff       proxyd diff OLD NEW
+    log        proxyd log FILE
+    validate   proxyd validate
     reload     proxyd reload --policy FILE
     password   proxyd password
     prepare    what a policy asks for, made ready to be served
@@ -20,7 +25,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from proxyd import __version__
-from proxyd.cli import check, explain, password, reload, run
+from proxyd.cli import check, diff, explain, log, password, reload, run, validate
 from proxyd.cli.files import EX_CONFIG, EX_IOERR, complain
 from proxyd.policy.text import printable
 
@@ -32,10 +37,13 @@ examples:
   proxyd --policy policies/default.toml             run the proxy
   proxyd check policies/default.toml                load a policy and run its tests
   proxyd explain http://10.0.0.1/ --policy FILE     say how a request would be judged
+  proxyd diff OLD NEW                               say what a change opens and closes
+  proxyd log --follow FILE                          read the audit log
+  proxyd validate                                   ask a running proxy whether it works and refuses
   proxyd reload --policy FILE                       let the proxy that runs it change to what it says now
 
-exit status: 0 success, 1 a denial (explain), 2 bad usage, 69 cannot listen, 74 stdout cannot be written,
-78 bad policy
+exit status: 0 success, 1 a denial (explain), an opening (diff) or a failure (validate), 2 bad usage, 66 cannot be read,
+69 cannot listen, 74 stdout cannot be written, 78 bad policy
 """
 
 
@@ -114,6 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command")
     check.add_command(commands)
     explain.add_command(commands)
+    diff.add_command(commands)
+    log.add_command(commands)
+    validate.add_command(commands)
     reload.add_command(commands)
     password.add_command(commands)
     return parser

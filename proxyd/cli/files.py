@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from proxyd.policy.model import Policy
 
 EX_USAGE: Final = 2  # as argparse says it
+EX_NOINPUT: Final = 66  # sysexits.h: something that cannot be read
 EX_UNAVAILABLE: Final = 69  # sysexits.h: a service cannot be offered
 EX_IOERR: Final = 74  # sysexits.h: an error while doing I/O
 EX_CONFIG: Final = 78  # sysexits.h: something in the configuration

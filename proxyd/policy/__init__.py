@@ -16,7 +16,10 @@ model      the policy, frozen
 load       TOML files -> Policy, or every problem at once
 contradictions  what no single key can see, and the policy's own tests
 lint       what its author may not have meant
-diff       what is different between two policies
+diff       what is different between two policies, in the words of the file
+atoms      names, ports and addresses, cut where policies can tell them apart
+remedy     the smallest change that would allow what is denied
+reach      what clients reach, and what a change opens or closes
 snapshot   a policy on one day and one host, compiled for lookup
 limits     token buckets and counts
 schema     the policy file's JSON Schema, from the same model

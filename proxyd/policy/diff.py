@@ -13,7 +13,7 @@ from proxyd.policy.client import Client
 from proxyd.policy.dns import Server, Zone
 from proxyd.policy.listen import Inherited, UnixPath
 from proxyd.policy.password import PasswordHash
-from proxyd.policy.rows import Row
+from proxyd.policy.rows import Expectation, PermitRow, Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +72,12 @@ def _has_clients(value: tuple[object, ...]) -> bool:
 
 
 def _label(row: Row | Client) -> str:
-    return row.label if isinstance(row, Row) else row.name
+    """A row by its name, or by what it is about: where it is written is no part of it."""
+    if isinstance(row, Client) or row.name:
+        return row.name
+    if isinstance(row, Expectation):
+        return f"{row.url} {row.expect}{row.client and f' for {row.client}'}"
+    return row.host if isinstance(row, PermitRow) else ", ".join(getattr(row, "hosts", ()))
 
 
 def _told(value: object) -> str:

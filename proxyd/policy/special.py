@@ -197,6 +197,12 @@ _METADATA = NameTable(_METADATA_NAMES)
 _RESERVED = NameTable(_RESERVED_NAMES)
 _LOCALHOST = NameTable((name, name) for name in _LOCALHOST_NAMES)
 
+SPECIAL_NETWORKS = tuple(IPNetwork(network) for network, _ in _ADDRESSES)
+"""Every network of the table."""
+
+SPECIAL_NAMES = tuple(pattern for pattern, _ in (*_METADATA_NAMES, *_RESERVED_NAMES))
+"""Every pattern of a name that is metadata or reserved."""
+
 
 def special_address(address: IPAddress) -> Special | None:
     """The narrowest row that holds `address`, or None for a public one. Says nothing of embedded addresses."""

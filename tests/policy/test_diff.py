@@ -243,3 +243,18 @@ def test_r7_whatever_differs_no_secret_is_told() -> None:
 def test_networks_are_told_as_they_are_written() -> None:
     one, two = (policy(client=[replace(CLIENT, networks=nets(each))]) for each in ("10.0.0.0/8", "10.0.0.0/9"))
     assert list(changes(one, two)) == ["client agent: networks: [10.0.0.0/8] -> [10.0.0.0/9]"]
+
+
+def test_a_row_without_a_name_is_told_by_what_it_is_about_and_not_by_where_it_stands() -> None:
+    """In front of it, another row may come; then it is the same still."""
+    row = '[[allow]]\nhosts = ["{0}.example.com", "{0}.example.net"]\nports = [443]\nreason = "x"\n'
+    nas = '[[permit]]\nhost = "nas.local"\nports = [443]\nnetworks = ["10.0.0.0/8"]\nreason = "x"\n'
+    test = '[[test]]\nurl = "http://10.0.0.1/"\nexpect = "deny"\n'
+    old = MINIMAL + row.format("a")
+    new = MINIMAL + row.format("b") + row.format("a") + nas + test + test.replace("\n[", "") + 'client = "agent"\n'
+    assert list(changes(loaded(old), loaded(new))) == [
+        "allow: +b.example.com, b.example.net",
+        "permit: +nas.local",
+        "test: +10.0.0.1:80 deny",
+        "test: +10.0.0.1:80 deny for agent",
+    ]

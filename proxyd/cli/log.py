@@ -1,0 +1,166 @@
+"""`proxyd log FILE`: the audit log made readable, as it is or as it grows: a line a request, two a tunnel.
+
+It shows what is in the log and adds nothing. Whatever stands there is escaped: it is not ours alone to write.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from proxyd.audit.reader import Reading, growing, records, with_rotated
+from proxyd.cli.files import EX_NOINPUT, complain
+from proxyd.policy.text import printable
+
+if TYPE_CHECKING:
+    from proxyd.audit.reader import Entry
+
+_AGO: Final = re.compile(r"([0-9]{1,6})([smhd])")
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_COLOURS: Final = {"allow": "\x1b[32m", "deny": "\x1b[31m", "error": "\x1b[33m"}
+_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
+
+
+def add_command(commands: argparse._SubParsersAction[Any]) -> None:
+    """What `proxyd log` takes."""
+    parser = commands.add_parser("log", help="read the audit log", allow_abbrev=False)
+    parser.add_argument("file", metavar="FILE", type=Path, help="the log, or - for stdin; rotated ones are read too")
+    parser.add_argument("--follow", action="store_true", help="go on as it grows, also through its rotation")
+    parser.add_argument("--denied", action="store_true", help="only what was denied")
+    parser.add_argument("--client", metavar="NAME", help="only this client's")
+    parser.add_argument("--host", metavar="HOST", help="only this host, or *.suffix for what is below it")
+    parser.add_argument(
+        "--since", metavar="TIME", type=_moment, help="from then on: 2027-01-31T08:00:00Z, or 10m, 2h, 3d ago"
+    )
+    parser.add_argument("--json", action="store_true", help="the records themselves, one a line")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show the log: 0, or 66 if some of it could not be read."""
+    wanted = _Wanted(arguments.denied, arguments.client, arguments.host, arguments.since)
+    show = _show_json if arguments.json else _Lines(colours=sys.stdout.isatty())
+    reading = Reading()
+    for entry in records(with_rotated(arguments.file), reading):
+        if wanted(entry):
+            show(entry)
+    if arguments.follow and not reading.broken:
+        for entry in growing(arguments.file):
+            if wanted(entry):
+                show(entry)
+                sys.stdout.flush()
+    for why in reading.broken:
+        complain(why)
+    if reading.unread:
+        complain(f"{reading.unread} lines are no records, and were passed over")
+    return EX_NOINPUT if reading.broken else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Which records are asked for."""
+
+    denied: bool
+    client: str | None
+    host: str | None
+    since: dt.datetime | None
+
+    def __call__(self, entry: Entry) -> bool:
+        return (
+            (not self.denied or entry.get("verdict") == "deny")
+            and (self.client is None or entry.get("client") == self.client)
+            and (self.host is None or self._is_host(str(entry.get("host"))))
+            and (self.since is None or (when := _time(entry)) is None or when >= self.since)
+        )
+
+    def _is_host(self, host: str) -> bool:
+        suffix = (self.host or "").removeprefix("*")
+        return host.endswith(suffix) if suffix != self.host else host == self.host
+
+
+class _Lines:
+    """Shows records as lines, under a heading for each day."""
+
+    def __init__(self, *, colours: bool) -> None:
+        self._colours = colours
+        self._day = ""
+
+    def __call__(self, entry: Entry) -> None:
+        line = _told(entry)
+        if line is None:
+            return
+        when = str(entry.get("time", ""))
+        if when[:10] != self._day:
+            self._day = when[:10]
+            self._write(self._day, _DIM)
+        self._write(f"{when[11:19]}  {line}", _COLOURS.get(str(entry.get("verdict")), _DIM))
+
+    def _write(self, line: str, colour: str) -> None:
+        text = printable(line)
+        sys.stdout.write(f"{colour}{text}{_PLAIN}\n" if self._colours else f"{text}\n")
+
+
+def _show_json(entry: Entry) -> None:
+    sys.stdout.write(f"{json.dumps(entry)}\n")
+
+
+def _told(entry: Entry) -> str | None:
+    """A record in a line; None for a decision whose closing tells more."""
+    event = entry.get("event")
+    if event == "close":
+        return f"{_who(entry)}  {_what(entry)}  {entry.get('outcome') or '-'}  {_amounts(entry)}"
+    if event == "decision":
+        opens = entry.get("scheme") == "connect" and entry.get("verdict") == "allow"
+        return f"{_who(entry)}  {_what(entry)}  open" if opens else None
+    names = ("outcome", "listening", "problems", "changes", "policy", "digest", "pid")
+    told = (f"{name} {_spelt(entry[name])}" for name in names if entry.get(name))
+    return f"{event}  {'  '.join(told)}"
+
+
+def _who(entry: Entry) -> str:
+    return f"{entry.get('client') or entry.get('client_address') or 'nobody'}"
+
+
+def _what(entry: Entry) -> str:
+    verdict = str(entry.get("verdict"))
+    why = entry.get("reason")
+    would = " (would be denied)" if entry.get("would") else ""
+    rule = f" by {entry.get('rule')}" if why and entry.get("rule") else ""
+    where = f"{entry.get('host') or '?'}:{entry.get('port') or '?'}"
+    return f"{verdict:5}  {entry.get('method') or '-':7} {where}{f'  {why}{rule}' if why else ''}{would}"
+
+
+def _amounts(entry: Entry) -> str:
+    """How much was moved, and how long it took."""
+    up, down, duration = (entry.get(name) or 0 for name in ("bytes_up", "bytes_down", "duration_ms"))
+    return f"{up} up, {down} down, {duration} ms"
+
+
+def _spelt(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _time(entry: Entry) -> dt.datetime | None:
+    try:
+        when = dt.datetime.fromisoformat(str(entry.get("time")))
+    except ValueError:
+        return None
+    return when if when.tzinfo else when.replace(tzinfo=dt.UTC)
+
+
+def _moment(text: str) -> dt.datetime:
+    """A time of day, or how long ago."""
+    now = dt.datetime.now(dt.UTC)
+    if ago := _AGO.fullmatch(text):
+        return now - dt.timedelta(seconds=int(ago[1]) * _SECONDS[ago[2]])
+    try:
+        when = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{printable(text)!r} is no time; write 2027-01-31T08:00:00Z or 2h") from None
+    return when if when.tzinfo else when.replace(tzinfo=dt.UTC)

@@ -1,0 +1,133 @@
+"""`proxyd diff OLD NEW`: what a reviewer is told, a program, and the check of a pull request."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from proxyd.cli import main
+from proxyd.cli.diff import SHOWN
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BASE = """\
+schema = 1
+name = "gateway"
+[listen]
+http = ["127.0.0.1:3128"]
+[destinations]
+default = "deny"
+[[client]]
+name = "agent"
+networks = ["127.0.0.0/8"]
+[[allow]]
+name = "models"
+hosts = ["api.example.com"]
+ports = [443]
+reason = "a | b"
+"""
+NAS = '[[permit]]\nhost = "nas.local"\nports = [443]\nnetworks = ["10.0.0.0/30"]\nreason = "ours"\n'
+MANY = ", ".join(f'"h{number}.example.com"' for number in range(9))
+
+
+@pytest.fixture
+def compare(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Compare:
+    """Compares two texts."""
+    return Compare(tmp_path, capfd)
+
+
+class Compare:
+    """Call it with two policies, and what else the user types: the status, and what was said."""
+
+    def __init__(self, folder: Path, said: pytest.CaptureFixture[str]) -> None:
+        self._folder = folder
+        self._said = said
+
+    def __call__(self, old: str, new: str, *more: str) -> tuple[int, str]:
+        """Run it."""
+        for name, text in (("old.toml", old), ("new.toml", new)):
+            (self._folder / name).write_text(text)
+        status = main(["diff", f"{self._folder}/old.toml", f"{self._folder}/new.toml", *more])
+        return status, self._said.readouterr().out
+
+
+def test_without_a_change_nobody_reaches_more_or_less(compare: Compare) -> None:
+    assert compare(BASE, BASE + "# a remark\n") == (0, "nobody reaches more or less than before\n")
+    assert compare(BASE, BASE, "--markdown") == (0, "Nobody reaches more or less than before.\n")
+
+
+def test_what_opens_comes_first_the_worst_of_it_before_all(compare: Compare) -> None:
+    new = BASE.replace("api.example.com", "other.example.com") + NAS
+    status, said = compare(BASE, new)
+    assert status == 1
+    assert said.splitlines() == [
+        "high    agent  opens   permitted host nas.local, port 443, at 10.0.0.0/30 (special-purpose)",
+        "medium  agent  opens   names other.example.com, port 443",
+        "low     agent  closes  names api.example.com, port 443",
+        "in the words of the files:",
+        "  allow: models changed",
+        "  permit: +nas.local",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fails_on", "opening", "closing"), [("opens", 1, 0), ("closes", 0, 1), ("any", 1, 1), ("never", 0, 0)]
+)
+def test_what_fails_the_check_is_the_operators_choice(
+    compare: Compare, fails_on: str, opening: int, closing: int
+) -> None:
+    assert compare(BASE, BASE + NAS, "--fail-on", fails_on)[0] == opening
+    assert compare(BASE + NAS, BASE, "--fail-on", fails_on)[0] == closing
+
+
+def test_a_change_that_opens_nothing_passes_and_is_told(compare: Compare) -> None:
+    """R8: a deny row that repeats the built-in table changes the text only."""
+    row = '[[deny]]\nname = "x"\nreason = "y"\nnetworks = ["10.0.0.0/8"]\n'
+    assert compare(BASE, BASE + row) == (
+        0,
+        "nobody reaches more or less than before\nin the words of the files:\n  deny: +x\n",
+    )
+
+
+def test_a_comment_on_a_pull_request_is_a_table(compare: Compare) -> None:
+    status, said = compare(BASE, BASE + NAS, "--markdown")
+    assert status == 1
+    assert said.splitlines() == [
+        "| severity | client | | what |",
+        "| --- | --- | --- | --- |",
+        "| high | agent | **opens** | permitted host nas.local, port 443, at 10.0.0.0/30 (special-purpose) |",
+        "",
+        "<details><summary>in the words of the files</summary>",
+        "",
+        "- `permit: +nas.local`",
+        "",
+        "</details>",
+    ]
+
+
+def test_a_program_gets_all_of_it(compare: Compare) -> None:
+    status, said = compare(BASE, BASE.replace('"api.example.com"', MANY), "--json")
+    told = json.loads(said)
+    (opens,) = (each for each in told["changes"] if each["opens"])
+    assert (status, opens["kind"], len(opens["hosts"]), opens["severity"]) == (1, "names", 9, "medium")
+    assert told["text"] == ["allow: models changed"]
+
+
+def test_a_person_gets_a_few_and_how_many_more(compare: Compare) -> None:
+    _, said = compare(BASE, BASE.replace('"api.example.com"', MANY))
+    shown = ", ".join(f"h{number}.example.com" for number in range(SHOWN))
+    assert f"names {shown} and {9 - SHOWN} more" in said
+
+
+def test_everything_is_told_as_that(compare: Compare) -> None:
+    _, said = compare(BASE, BASE.replace('default = "deny"', 'default = "allow"')[: BASE.index("[[allow]]") + 1])
+    assert "names every other name, every other name without a dot, " in said
+
+
+def test_a_bad_policy_is_78_and_both_are_told(compare: Compare, capfd: pytest.CaptureFixture[str]) -> None:
+    for old, new in (("x = 1", BASE), (BASE, "x = 1")):
+        assert compare(old, new)[0] == 78
+    assert capfd.readouterr().out == ""

@@ -1,0 +1,198 @@
+"""`proxyd log FILE`: what a person sees of the audit log, and what is left out of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from proxyd.cli import log as log_module
+from proxyd.cli import main
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+CLOSE: dict[str, Any] = {
+    "event": "close",
+    "time": "2026-11-21T10:00:00.123Z",
+    "client": "agent",
+    "client_address": "127.0.0.1",
+    "method": "GET",
+    "scheme": "http",
+    "host": "example.com",
+    "port": 80,
+    "verdict": "allow",
+    "reason": None,
+    "rule": "default",
+    "would": None,
+    "outcome": "complete",
+    "bytes_up": 1,
+    "bytes_down": 2,
+    "duration_ms": 3.4,
+}
+DENIED = CLOSE | {
+    "verdict": "deny",
+    "reason": "address_denied",
+    "rule": "rfc1918",
+    "host": "10.0.0.5",
+    "outcome": "refused",
+}
+TUNNEL = CLOSE | {"method": "CONNECT", "scheme": "connect", "port": 443}
+OPENED = TUNNEL | {"event": "decision", "outcome": None}
+
+
+class Show:
+    """Shows some records as the user would see them."""
+
+    def __init__(self, folder: Path, said: pytest.CaptureFixture[str]) -> None:
+        self.path = folder / "audit.jsonl"
+        self._said = said
+
+    def __call__(self, entries: list[dict[str, Any]], *more: str) -> list[str]:
+        """The lines."""
+        self.path.write_text("".join(f"{json.dumps(each)}\n" for each in entries))
+        assert main(["log", str(self.path), *more]) == 0
+        return self._said.readouterr().out.splitlines()
+
+
+@pytest.fixture
+def show(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Show:
+    """Shows logs."""
+    return Show(tmp_path, capfd)
+
+
+def test_a_request_is_a_line_and_a_tunnel_two_under_the_day(show: Show) -> None:
+    decision = CLOSE | {"event": "decision"}
+    next_day = CLOSE | {"time": "2026-11-22T00:00:01.000Z"}
+    assert show([decision, CLOSE, OPENED, TUNNEL | {"outcome": "closed"}, DENIED, next_day]) == [
+        "2026-11-21",
+        "10:00:00  agent  allow  GET     example.com:80  complete  1 up, 2 down, 3.4 ms",
+        "10:00:00  agent  allow  CONNECT example.com:443  open",
+        "10:00:00  agent  allow  CONNECT example.com:443  closed  1 up, 2 down, 3.4 ms",
+        "10:00:00  agent  deny   GET     10.0.0.5:80  address_denied by rfc1918  refused  1 up, 2 down, 3.4 ms",
+        "2026-11-22",
+        "00:00:01  agent  allow  GET     example.com:80  complete  1 up, 2 down, 3.4 ms",
+    ]
+
+
+def test_what_is_not_known_is_not_made_up(show: Show) -> None:
+    stranger = {
+        "event": "close",
+        "time": "x",
+        "client_address": "10.9.9.9",
+        "verdict": "error",
+        "reason": "head_timeout",
+    }
+    assert show([stranger])[1].split() == [
+        "10.9.9.9",
+        "error",
+        "-",
+        "?:?",
+        "head_timeout",
+        "-",
+        "0",
+        "up,",
+        "0",
+        "down,",
+        "0",
+        "ms",
+    ]
+    assert show([{"event": "close", "verdict": "error"}]) == ["  nobody  error  -       ?:?  -  0 up, 0 down, 0 ms"]
+    assert len(show([stranger], "--json", "--since", "1h")) == 1, "who knows when it was"
+
+
+def test_beginnings_ends_and_reloads_are_told(show: Show) -> None:
+    start = {"event": "start", "time": CLOSE["time"], "listening": ["127.0.0.1:3128"], "policy": "p", "digest": "d"}
+    reload = {"event": "reload", "time": CLOSE["time"], "outcome": "refused", "problems": ["a", "b"], "policy": "p"}
+    assert show([start, reload])[1:] == [
+        "10:00:00  start  listening 127.0.0.1:3128  policy p  digest d",
+        "10:00:00  reload  outcome refused  problems a, b  policy p",
+    ]
+
+
+def test_report_mode_says_what_would_be_denied(show: Show) -> None:
+    assert (
+        "not_allowlisted by default (would be denied)"
+        in show([CLOSE | {"would": "deny", "reason": "not_allowlisted"}])[1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "hosts"),
+    [
+        (["--denied"], ["10.0.0.5"]),
+        (["--client", "other"], ["b.example.com"]),
+        (["--host", "example.com"], ["example.com"]),
+        (["--host", "*.example.com"], ["b.example.com"]),
+        (["--host", "nowhere"], []),
+        (["--since", "2026-11-21T10:00:01Z"], ["late.test"]),
+        (["--since", "2026-11-21T10:00:01"], ["late.test"]),
+        (["--denied", "--host", "example.com"], []),
+    ],
+)
+def test_what_is_asked_for_is_shown_and_nothing_else(show: Show, asked: list[str], hosts: list[str]) -> None:
+    entries = [
+        CLOSE,
+        DENIED,
+        CLOSE | {"client": "other", "host": "b.example.com"},
+        CLOSE | {"host": "late.test", "time": "2026-11-21T10:00:01.000Z"},
+    ]
+    assert [json.loads(line)["host"] for line in show(entries, "--json", *asked)] == hosts
+
+
+def test_since_some_time_ago(show: Show) -> None:
+    now = dt.datetime.now(dt.UTC)
+    times = [(now - dt.timedelta(seconds=ago)).isoformat() for ago in (7200, 1800, 10)]
+    entries = [CLOSE | {"time": time, "host": str(number)} for number, time in enumerate(times)]
+    for asked, hosts in (("1m", ["2"]), ("1h", ["1", "2"]), ("7201s", ["0", "1", "2"]), ("1d", ["0", "1", "2"])):
+        assert [json.loads(line)["host"] for line in show(entries, "--json", "--since", asked)] == hosts, asked
+
+
+def test_a_time_that_is_none_is_bad_usage(show: Show, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as bad:
+        main(["log", str(show.path), "--since", "yesterday"])
+    assert bad.value.code == 2
+    assert "'yesterday' is no time; write 2027-01-31T08:00:00Z or 2h" in capfd.readouterr().err
+
+
+def test_attack_9_nothing_that_stands_there_moves_the_cursor(show: Show) -> None:
+    """It is not ours alone to write: another program may have put an escape into the file."""
+    (_, line) = show([CLOSE | {"host": "a\x1b[2J\u202ex", "client": "\x07"}])
+    assert line.isprintable()
+
+
+def test_on_a_terminal_verdicts_have_colours(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    lines = show([CLOSE, DENIED])
+    assert lines[1].startswith("\x1b[32m")
+    assert lines[2].startswith("\x1b[31m")
+    assert all(line.endswith("\x1b[0m") for line in lines)
+
+
+def test_torn_lines_are_counted_and_missing_files_are_66(show: Show, capfd: pytest.CaptureFixture[str]) -> None:
+    show.path.write_text(f'{json.dumps(CLOSE)}\n{{"event":"clo')
+    assert main(["log", str(show.path)]) == 0
+    assert capfd.readouterr().err == "proxyd: 1 lines are no records, and were passed over\n"
+    assert main(["log", f"{show.path}.nowhere"]) == 66
+    assert capfd.readouterr().err == f"proxyd: {show.path}.nowhere: No such file or directory\n"
+
+
+def test_rotated_logs_are_shown_before_it(show: Show, tmp_path: Path) -> None:
+    (tmp_path / "audit.jsonl.1").write_text(f"{json.dumps(CLOSE | {'host': 'older'})}\n")
+    assert [json.loads(line)["host"] for line in show([CLOSE], "--json")] == ["older", "example.com"]
+
+
+def test_it_goes_on_as_the_log_grows(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there comes first; what is not asked for is left out here, too."""
+
+    def growing(path: Path) -> Iterator[dict[str, Any]]:
+        assert path == show.path
+        yield CLOSE | {"host": "new"}
+        yield DENIED | {"host": "denied"}
+
+    monkeypatch.setattr(log_module, "growing", growing)
+    hosts = [json.loads(line)["host"] for line in show([DENIED, CLOSE], "--json", "--denied", "--follow")]
+    assert hosts == ["10.0.0.5", "denied"]
