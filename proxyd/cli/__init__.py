@@ -7,6 +7,7 @@
     decided    a decision found again in a log, for explain
     diff       proxyd diff OLD NEW
     log        proxyd log FILE
+    learn      proxyd learn LOG… --policy FILE
     validate   proxyd validate
     reload     proxyd reload --policy FILE
     password   proxyd password
@@ -25,7 +26,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from proxyd import __version__
-from proxyd.cli import check, diff, explain, log, password, reload, run, validate
+from proxyd.cli import check, diff, explain, learn, log, password, reload, run, validate
 from proxyd.cli.files import EX_CONFIG, EX_IOERR, complain
 from proxyd.policy.text import printable
 
@@ -39,6 +40,7 @@ examples:
   proxyd explain http://10.0.0.1/ --policy FILE     say how a request would be judged
   proxyd diff OLD NEW                               say what a change opens and closes
   proxyd log --follow FILE                          read the audit log
+  proxyd learn LOG --policy FILE                    say what an allowlist would need
   proxyd validate                                   ask a running proxy whether it works and refuses
   proxyd reload --policy FILE                       let the proxy that runs it change to what it says now
 
@@ -124,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_command(commands)
     diff.add_command(commands)
     log.add_command(commands)
+    learn.add_command(commands)
     validate.add_command(commands)
     reload.add_command(commands)
     password.add_command(commands)

@@ -18,6 +18,7 @@ contradictions  what no single key can see, and the policy's own tests
 lint       what its author may not have meant
 diff       what is different between two policies, in the words of the file
 atoms      names, ports and addresses, cut where policies can tell them apart
+learn      what an allowlist would need for what was asked for
 remedy     the smallest change that would allow what is denied
 reach      what clients reach, and what a change opens or closes
 snapshot   a policy on one day and one host, compiled for lookup

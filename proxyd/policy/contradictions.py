@@ -282,9 +282,9 @@ def failed_tests(policy: Policy, today: date) -> Iterator[str]:
     What a test expects to be allowed is judged by the policy as written, expired permits included: a service must
     not fail to start because a permit ended as planned. What it expects to be denied is judged as of today.
     """
-    enforced = _enforced(policy)
+    judged = enforced(policy)
     own = _own(policy)
-    snapshots = {"allow": Snapshot.of(enforced, date.min, own), "deny": Snapshot.of(enforced, today, own)}
+    snapshots = {"allow": Snapshot.of(judged, date.min, own), "deny": Snapshot.of(judged, today, own)}
     for test in policy.test:
         for client in policy.client:
             if test.client in ("", client.name):
@@ -293,7 +293,7 @@ def failed_tests(policy: Policy, today: date) -> Iterator[str]:
                     yield f"{test.where}: {test.url} for {client.name}: {problem}"
 
 
-def _enforced(policy: Policy) -> Policy:
+def enforced(policy: Policy) -> Policy:
     """The policy without its report modes."""
     client = tuple(
         replace(each, destinations=replace(each.destinations, mode=each.destinations.mode and "enforce"))

@@ -56,12 +56,6 @@ LINGER_SILENCE: Final = 1.0  # of a client after an answer that ends the connect
 LINGER_SECONDS: Final = 5.0  # … is heard out for this long, so that no reset overtakes the answer
 
 _REVOKED: Final = Deny(Reason.REVOKED, "policy")  # another one by now
-_OF_ANSWERS: Final = frozenset(
-    {Reason.ADDRESS_DENIED, Reason.ADDRESS_LOCKED, Reason.NAME_DENIED, Reason.NAME_LOCKED, Reason.NAME_RESERVED}
-    | {Reason.PORT_DENIED, Reason.NOT_ALLOWLISTED, Reason.DNS_ERROR}
-)
-"""What may become of a name by what DNS answered."""
-
 _ADOPTED: Final = "adopted"  # by the pool, which sees to the rest
 _ESTABLISHED: Final = b"HTTP/1.1 200 Connection Established\r\n\r\n"
 
@@ -386,7 +380,9 @@ class Exchange:
     async def _refuse(self, refused: Refused) -> str:
         """Put the refusal on record, then tell the client, unless a response has begun already."""
         speak = self._wire.can_respond
-        shown = self._shown(refused)
+        shown = refused.reason
+        if self._looked_up and self._snapshot.policy.dns.uniform_errors:
+            shown = refused.uniform_reason
         self.trail.refused(refused.reason, status_of(shown) if speak else None, refused.deny)
         if not speak:
             return Reason.REVOKED.value if refused.reason is Reason.REVOKED else "aborted"
@@ -397,14 +393,6 @@ class Exchange:
         await self._say(response, *content, h11.EndOfMessage())
         await self._part_unless_reusable()
         return "refused"
-
-    def _shown(self, refused: Refused) -> Reason:
-        """The reason that the client is told; the log has the true one.
-
-        Where the policy wants errors to be uniform, what a name resolved to cannot be asked through us.
-        """
-        uniform = self._snapshot.policy.dns.uniform_errors
-        return Reason.DNS_ERROR if uniform and self._looked_up and refused.reason in _OF_ANSWERS else refused.reason
 
     async def _say(self, *message: Sent) -> None:
         """Send a message of our own, at once. Raises as _send does."""

@@ -5,6 +5,7 @@ Nothing here reads a byte of what a client sends.
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -49,7 +50,7 @@ class Doorman:
         self._owner_of = owner_of
         self._turning_away = 0
         self._strangers = 0
-        self._handshakes = 0
+        self._handshakes: Counter[bool] = Counter()  # of strangers, and of those who may be clients
         self.tls: ssl.SSLContext | None = None
 
     def peer(self, accepted: socket.socket, address: IPAddress | None) -> Peer:
@@ -59,11 +60,12 @@ class Doorman:
 
     async def receive_tls(self, tcp: TcpStream, peer: Peer) -> None:
         """The same, for a client who speaks TLS to us. Raises nothing. One who does not is only let go."""
-        if self.tls is None or self._handshakes >= HANDSHAKES:
+        stranger = self._is_stranger(peer)
+        if self.tls is None or self._handshakes[stranger] >= (STRANGERS if stranger else HANDSHAKES):
             tcp.close()
             return
         stream = TlsStream(tcp, self.tls)
-        self._handshakes += 1
+        self._handshakes[stranger] += 1
         try:
             with trio.fail_after(HANDSHAKE_SECONDS):
                 await stream.handshake()
@@ -71,15 +73,16 @@ class Doorman:
             tcp.close()
             return
         finally:
-            self._handshakes -= 1
+            self._handshakes[stranger] -= 1
         await self.receive(stream, peer)
 
     async def receive(self, stream: TcpStream | TlsStream, peer: Peer) -> None:
         """Serve one client's connection to its end, or turn it away. Raises nothing."""
-        snapshot = self._seams.snapshot()
-        if next(snapshot.candidates(peer), None) is None:
+        if self._is_stranger(peer):
             await self._hear_stranger(stream, peer)
-        elif (place := self._seams.ledger.enter(snapshot.policy.limits.connections, self._capacity)) is not None:
+        elif (
+            place := self._seams.ledger.enter(self._seams.snapshot().policy.limits.connections, self._capacity)
+        ) is not None:
             self.served += 1
             await serve_connection(stream, Visit(peer, place), self._seams)
         elif self._turning_away < TURNED_AWAY:
@@ -90,6 +93,10 @@ class Doorman:
                 self._turning_away -= 1
         else:
             await hang_up(stream)
+
+    def _is_stranger(self, peer: Peer) -> bool:
+        """Whether they cannot be any client, whatever they may know."""
+        return next(self._seams.snapshot().candidates(peer), None) is None
 
     async def _hear_stranger(self, stream: TcpStream | TlsStream, peer: Peer) -> None:
         """Let one ask who will be refused, so that the refusal says so and is on record."""

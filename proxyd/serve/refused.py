@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from proxyd.policy.verdict import Reason
 
 if TYPE_CHECKING:
-    from proxyd.policy.verdict import Deny, Reason
+    from proxyd.policy.verdict import Deny
+
+_OF_ANSWERS: Final = frozenset(
+    {Reason.ADDRESS_DENIED, Reason.ADDRESS_LOCKED, Reason.NAME_DENIED, Reason.NAME_LOCKED, Reason.NAME_RESERVED}
+    | {Reason.PORT_DENIED, Reason.NOT_ALLOWLISTED, Reason.DNS_ERROR}
+)
+"""What may become of a name by what DNS answered."""
 
 
 class Refused(Exception):  # noqa: N818 - what became of the request
@@ -21,3 +29,8 @@ class Refused(Exception):  # noqa: N818 - what became of the request
         self.deny = deny
         self.close = close
         self.retry_after = retry_after
+
+    @property
+    def uniform_reason(self) -> Reason:
+        """What a client is told where it must not learn, through us, what a name resolves to; the log has the truth."""
+        return Reason.DNS_ERROR if self.reason in _OF_ANSWERS else self.reason

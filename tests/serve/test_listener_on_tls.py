@@ -15,7 +15,7 @@ from trio.testing import memory_stream_pair
 
 from proxyd.policy.snapshot import Peer as Guest
 from proxyd.serve import listener as listener_module
-from proxyd.serve.listener import HANDSHAKE_SECONDS, HANDSHAKES, Doorman
+from proxyd.serve.listener import HANDSHAKE_SECONDS, HANDSHAKES, STRANGERS, Doorman
 from tests.serve.scene import Peer, World, get, in_virtual_time, policy
 
 if TYPE_CHECKING:
@@ -147,6 +147,21 @@ async def test_only_so_many_handshakes_are_made_at_once_and_more_are_just_closed
         assert (await client.answer()).reason == "address_denied"
         await client.leave()
     assert HANDSHAKES == 256
+
+
+@in_virtual_time
+async def test_attack_8_strangers_who_never_shake_hands_keep_no_client_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would be refused anyway: a few may hear so, and that is all."""
+    world = World()
+    async with trio.open_nursery() as nursery:
+        front = Front(world, nursery, monkeypatch)
+        silent = [await front.comes(_never_speaks, STRANGER) for _ in range(STRANGERS)]
+        await (await front.comes(_agrees, STRANGER)).closed()
+        client = await front.comes(_agrees)
+        await client.send(get("http://127.0.0.1/"))
+        assert (await client.answer()).status == 403
+        await silent[0].silent()
+        nursery.cancel_scope.cancel()
 
 
 @in_virtual_time

@@ -15,3 +15,11 @@ def test_a_denial_carries_the_judges_word() -> None:
     deny = Deny(Reason.PORT_DENIED, "port 22")
     refused = Refused(Reason.PORT_DENIED, deny, close=True)
     assert (refused.deny, refused.close, refused.retry_after) == (deny, True, 1)
+
+
+def test_what_a_name_resolved_to_shows_in_no_uniform_reason() -> None:
+    """`dns.uniform_errors`; how it looks on the wire is in test_exchange_on_answers."""
+    of_answers = {Reason.ADDRESS_DENIED, Reason.ADDRESS_LOCKED, Reason.NAME_DENIED, Reason.DNS_ERROR}
+    assert {Refused(reason).uniform_reason for reason in of_answers} == {Reason.DNS_ERROR}
+    for reason in (Reason.DNS_TIMEOUT, Reason.CONNECT_REFUSED, Reason.RATE_LIMIT):
+        assert Refused(reason).uniform_reason is reason
