@@ -51,7 +51,7 @@ class Owners:
         """The number of the account that owns the other end; None where that is not known, or not of this host."""
         with suppress(OSError):
             if accepted.family == socket.AF_UNIX:
-                return _uid_by_credentials(accepted)
+                return uid_by_credentials(accepted)
             return self._uid_by_table(accepted)
         return None
 
@@ -67,7 +67,8 @@ class Owners:
                 return _uid_answered(answer)
 
 
-def _uid_by_credentials(accepted: socket.socket) -> int:
+def uid_by_credentials(accepted: socket.socket) -> int:
+    """The account at the other end of a Unix socket. Raises OSError."""
     return int(_CREDENTIALS.unpack(accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1])
 
 

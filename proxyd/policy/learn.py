@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxyd.policy.address import Destination, Resolution
 from proxyd.policy.contradictions import enforced
+from proxyd.policy.remedy import named, with_row
 from proxyd.policy.rows import AllowRow
 from proxyd.policy.snapshot import Snapshot
 from proxyd.policy.verdict import Deny, decide
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from netaddr import IPAddress
 
-    from proxyd.policy.client import Client
     from proxyd.policy.model import Policy
 
 REASON: Final = "learnt from the audit log; say why"
@@ -64,7 +64,7 @@ def learn(policy: Policy, wishes: Iterable[Wish], wildcards: Iterable[str], toda
     for wish in wishes:
         why = _refused(wish, snapshot, suffixes)
         if why is None:
-            beneath = wish.client if _named(wish.client, policy).allow else ""
+            beneath = wish.client if named(wish.client, policy).allow else ""
             granted[beneath][_pattern(wish.destination.host, suffixes)].add(wish.destination.port)
         elif why:
             left_out.append(LeftOut(wish, why))
@@ -83,8 +83,8 @@ def _refused(wish: Wish, snapshot: Snapshot, suffixes: tuple[str, ...]) -> str |
     hosts, ports = (_pattern(wish.destination.host, suffixes),), (_span(wish.destination.port),)
     row = AllowRow(reason=REASON, hosts=hosts, ports=ports)
     beneath = wish.client if client.allow else ""
-    helped = replace(snapshot, policy=_with(((beneath, row),), snapshot.policy))
-    verdict = decide(wish.destination, _named(wish.client, helped.policy), helped, found)
+    helped = replace(snapshot, policy=with_row(row, snapshot.policy, beneath))
+    verdict = decide(wish.destination, named(wish.client, helped.policy), helped, found)
     return f"{verdict.reason}, by {verdict.rule}" if isinstance(verdict, Deny) else None
 
 
@@ -105,17 +105,7 @@ def _rows(hosts: dict[str, set[int]]) -> Iterator[AllowRow]:
         yield AllowRow(reason=REASON, hosts=tuple(sorted(names)), ports=tuple(map(_span, ports)))
 
 
-def _named(name: str, policy: Policy) -> Client:
-    return next(each for each in policy.client if each.name == name)
-
-
 def _with(rows: Iterable[tuple[str, AllowRow]], policy: Policy) -> Policy:
     for beneath, row in rows:
-        if beneath:
-            client = tuple(
-                replace(each, allow=(*each.allow, row)) if each.name == beneath else each for each in policy.client
-            )
-            policy = replace(policy, client=client)
-        else:
-            policy = replace(policy, allow=(*policy.allow, row))
+        policy = with_row(row, policy, beneath)
     return policy

@@ -77,8 +77,8 @@ def _tried(
 ) -> Remedy | None:
     """The row, if it is enough."""
     beneath = client.name if _is_clients(row, client, snapshot.policy) else ""
-    changed = replace(snapshot, policy=_with(row, snapshot.policy, beneath))
-    verdict = decide(destination, _same(client, changed), changed, found)
+    changed = replace(snapshot, policy=with_row(row, snapshot.policy, beneath))
+    verdict = decide(destination, named(client.name, changed.policy), changed, found)
     if not isinstance(verdict, Allow) and verdict is not NEED_ADDRESSES:
         return None
     return Remedy(_as_toml(row, beneath=bool(beneath)), changed, beneath)
@@ -89,7 +89,8 @@ def _is_clients(row: AllowRow | PermitRow, client: Client, policy: Policy) -> bo
     return bool(client.allow) if isinstance(row, AllowRow) else len(policy.client) > 1
 
 
-def _with(row: AllowRow | PermitRow, policy: Policy, beneath: str) -> Policy:
+def with_row(row: AllowRow | PermitRow, policy: Policy, beneath: str) -> Policy:
+    """The policy with one row more: its own, or that of the client it is beneath."""
     if not beneath:
         return _added(row, policy)
     clients = (_added(row, each) if each.name == beneath else each for each in policy.client)
@@ -102,8 +103,9 @@ def _added(row: AllowRow | PermitRow, to: H) -> H:
     return replace(to, permit=(*to.permit, row))
 
 
-def _same(client: Client, snapshot: Snapshot) -> Client:
-    return next(each for each in snapshot.policy.client if each.name == client.name)
+def named(name: str, policy: Policy) -> Client:
+    """The client of that name. Raises StopIteration if there is none."""
+    return next(each for each in policy.client if each.name == name)
 
 
 def _as_toml(row: AllowRow | PermitRow, *, beneath: bool) -> str:

@@ -9,18 +9,17 @@ from __future__ import annotations
 import json
 import os
 import socket
-import struct
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Final
 
+from proxyd.net.identity import uid_by_credentials
 from proxyd.net.listening import bind_unix
 
 RELOAD: Final = b"reload\n"
 ASK_SECONDS: Final = 1.0  # for who connected to say what they want
 REPLY_SECONDS: Final = 60.0  # for the outcome: two rounds of all workers, and the reading of the policy
 _LONGEST: Final = 1 << 20
-_CREDENTIALS: Final = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +43,7 @@ def asks_for_reload(asker: socket.socket) -> bool:
     """Whether that is what they want, and they may."""
     with suppress(OSError):
         asker.settimeout(ASK_SECONDS)
-        return _uid_of(asker) in (0, os.geteuid()) and asker.recv(len(RELOAD)) == RELOAD
+        return uid_by_credentials(asker) in (0, os.geteuid()) and asker.recv(len(RELOAD)) == RELOAD
     return False
 
 
@@ -61,7 +60,7 @@ def ask(path: str) -> Outcome:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(REPLY_SECONDS)
         sock.connect(path)
-        if _uid_of(sock) not in (0, os.geteuid()) and os.geteuid() != 0:
+        if uid_by_credentials(sock) not in (0, os.geteuid()) and os.geteuid() != 0:
             raise PermissionError(0, "somebody else's")
         said = b""
         with suppress(BrokenPipeError, ConnectionResetError):  # who is not heard is not read either
@@ -81,7 +80,3 @@ def _outcome(said: bytes) -> Outcome:
         return Outcome(problems=problems, changes=changes, revoked=int(told["revoked"]))
     except (KeyError, TypeError, RecursionError):
         raise ValueError("that is somebody else") from None
-
-
-def _uid_of(sock: socket.socket) -> int:
-    return int(_CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1])

@@ -182,7 +182,7 @@ def test_r2_root_and_our_own_account_are_heard_and_nobody_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever the file's mode is by now: the kernel says who asks. Who is not heard, is not waited for either."""
-    monkeypatch.setattr(control, "_uid_of", lambda _: uid)
+    monkeypatch.setattr(control, "uid_by_credentials", lambda _: uid)
     monkeypatch.setattr(os, "geteuid", lambda: own)
     theirs, ours = visit(RELOAD)
     with theirs, ours:
@@ -334,7 +334,7 @@ def test_r2_an_answer_is_believed_from_root_and_our_own_account(
         if visitor.recv(len(RELOAD)) == RELOAD:
             answer(visitor, OUTCOME)
 
-    monkeypatch.setattr(control, "_uid_of", lambda _: uid)
+    monkeypatch.setattr(control, "uid_by_credentials", lambda _: uid)
     monkeypatch.setattr(os, "geteuid", lambda: own)
     with answered(path, serve):
         if trusted:
