@@ -39,9 +39,9 @@ class Atoms:
         self._permits: list[PermitRow] = []
         self._snapshots = tuple(snapshots)
         for policy in (snapshot.policy for snapshot in self._snapshots):
-            self._denies += chain(policy.deny, *(client.deny for client in policy.client))
-            self._allows += chain(policy.allow, *(client.allow for client in policy.client))
-            self._permits += chain(policy.permit, *(client.permit for client in policy.client))
+            self._denies += policy.every_deny
+            self._allows += policy.every_allow
+            self._permits += policy.every_permit
 
     @cached_property
     def names(self) -> tuple[tuple[str, str], ...]:

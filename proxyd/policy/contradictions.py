@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from proxyd.policy.client import Client, Destinations
     from proxyd.policy.model import Policy
-    from proxyd.policy.rows import AllowRow, DenyRow, Expectation, PermitRow
+    from proxyd.policy.rows import AllowRow, Expectation, PermitRow
 
 _HOLD_IT: Final = "write networks that hold it, or remove the permit"
 
@@ -64,7 +64,7 @@ def _doubtful_translators(policy: Policy) -> Iterator[str]:
 
 def _repeated_rows(policy: Policy) -> Iterator[str]:
     seen: dict[str, str] = {}
-    for row in (*_denies(policy), *_allows(policy), *_permits(policy)):
+    for row in (*policy.every_deny, *policy.every_allow, *policy.every_permit):
         if row.name and seen.setdefault(row.name, row.where) != row.where:
             yield f'{row.where}.name: "{row.name}" is the name of {seen[row.name]} already; choose another'
 
@@ -140,7 +140,7 @@ def _is_private(address: IPAddress) -> bool:
 
 
 def _vain_denies(policy: Policy) -> Iterator[str]:
-    for row in _denies(policy):
+    for row in policy.every_deny:
         if not row.hosts and not row.networks:
             yield f"{row.where}: refuses nothing; write hosts = [ … ] or networks = [ … ]"
         for host in row.hosts:
@@ -209,22 +209,10 @@ def _vain_bursts(policy: Policy) -> Iterator[str]:
             yield f"{where}.burst: of what is unlimited; write requests_per_second or tunnels_per_second, or remove it"
 
 
-def _denies(policy: Policy) -> tuple[DenyRow, ...]:
-    return sum((client.deny for client in policy.client), policy.deny)
-
-
-def _allows(policy: Policy) -> tuple[AllowRow, ...]:
-    return sum((client.allow for client in policy.client), policy.allow)
-
-
-def _permits(policy: Policy) -> tuple[PermitRow, ...]:
-    return sum((client.permit for client in policy.client), policy.permit)
-
-
 def _vain_permits(policy: Policy) -> Iterator[str]:
     """A permit that can open nothing is a misunderstanding to be cleared up now, not in an incident."""
     snapshot = Snapshot.of(policy, date.min, _own(policy))
-    for permit in _permits(policy):
+    for permit in policy.every_permit:
         if metadata_name(permit.host) is not None:
             yield f'{permit.where}.host: "{permit.host}" is a metadata service, which nothing opens; remove the permit'
         for index, network in enumerate(permit.networks):

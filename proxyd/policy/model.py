@@ -29,6 +29,7 @@ from proxyd.policy.shape import (
 
 if TYPE_CHECKING:
     from proxyd.policy.address import Endpoint
+    from proxyd.policy.rows import AllowRow, DenyRow, PermitRow
 
 SCHEMA: Final = 1
 """What `schema` must be in a policy file of this version."""
@@ -99,3 +100,18 @@ class Policy(Rows):
     def ports(self) -> frozenset[int]:
         """The ports that the policy says proxyd listens on, without those that the system will choose."""
         return frozenset(endpoint.port for endpoint in self.listen.endpoints if endpoint.port)
+
+    @property
+    def every_deny(self) -> tuple[DenyRow, ...]:
+        """The policy's own rows, and then its clients'."""
+        return sum((client.deny for client in self.client), self.deny)
+
+    @property
+    def every_allow(self) -> tuple[AllowRow, ...]:
+        """The policy's own rows, and then its clients'."""
+        return sum((client.allow for client in self.client), self.allow)
+
+    @property
+    def every_permit(self) -> tuple[PermitRow, ...]:
+        """The policy's own rows, and then its clients'."""
+        return sum((client.permit for client in self.client), self.permit)

@@ -78,3 +78,17 @@ def test_r7_a_parents_credential_is_not_shown() -> None:
     parent = Parent(address=Endpoint(IPAddress("192.0.2.7"), 3128), credential_file="parent", credential="me:SECRET")
     assert "SECRET" not in repr(parent)
     assert "SECRET" not in repr(policy(parent=parent))
+
+
+def test_every_row_of_a_policy_is_its_own_and_its_clients() -> None:
+    """In this order; what looks for all of them must not forget those of clients."""
+    rows = (
+        '[[{0}deny]]\nname = "{1}"\nreason = "x"\nhosts = ["x.example"]\n',
+        '[[{0}allow]]\nname = "{1}-allow"\nreason = "x"\nhosts = ["x.example"]\nports = [443]\n',
+        '[[{0}permit]]\nname = "{1}-permit"\nreason = "x"\nhost = "a.local"\nports = [1]\nnetworks = ["10.0.0.0/8"]\n',
+    )
+    text = "".join(row.format(*whose) for whose in (("client.", "theirs"), ("", "ours")) for row in rows)
+    found = loaded(MINIMAL + text)
+    assert [each.label for each in found.every_deny] == ["ours", "theirs"]
+    assert [each.label for each in found.every_allow] == ["ours-allow", "theirs-allow"]
+    assert [each.label for each in found.every_permit] == ["ours-permit", "theirs-permit"]
