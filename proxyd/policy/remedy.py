@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from proxyd.policy.snapshot import Snapshot
     from proxyd.policy.verdict import Deny
 
-_LOCKED: Final = frozenset({Reason.NAME_LOCKED, Reason.ADDRESS_LOCKED})
 _WHY: Final = "say why"
 H = TypeVar("H", "Client", "Policy")  # what has rows
 
@@ -47,8 +46,6 @@ def remedy(
     destination: Destination, client: Client, snapshot: Snapshot, found: Resolution | None, deny: Deny
 ) -> Remedy | None:
     """What would allow this; None where nothing does, or where more has to be known of the addresses."""
-    if deny.reason in _LOCKED:
-        return None
     tried = (_tried(row, destination, client, snapshot, found) for row in _rows(destination, found, deny))
     return next((each for each in tried if each is not None), None)
 
