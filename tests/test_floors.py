@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FLOORS = {"policy": 1, "http": 2, "audit": 3, "net": 4, "serve": 6, "cli": 7}
+FLOORS = {"policy": 1, "http": 2, "audit": 3, "net": 4, "observe": 5, "serve": 6, "cli": 7}
 PURE = {"policy", "http"}
 IMPURE_IMPORTS = {"trio", "socket", "os", "time", "structlog", "dns", "random", "secrets", "subprocess"}
 MODULES = sorted((ROOT / "proxyd").rglob("*.py"))

@@ -33,7 +33,7 @@ FIELDS_OF: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "close": (
         *("schema", "time", "event", "id", *_SUBJECT, "address", *_JUDGEMENT, *_POLICY, "outcome"),
-        *("bytes_up", "bytes_down", "dns_ms", "connect_ms", "duration_ms", "truncated"),
+        *("bytes_up", "bytes_down", "dns_ms", "connect_ms", "first_byte_ms", "duration_ms", "truncated"),
     ),
     "stop": ("schema", "time", "event", "pid", "connections", *_POLICY),
     "reload": (
@@ -74,6 +74,7 @@ class Record:
     bytes_down: int = 0
     dns_ms: float | None = None
     connect_ms: float | None = None
+    first_byte_ms: float | None = None
     duration_ms: float | None = None
     pid: int | None = None
     listening: tuple[str, ...] = ()

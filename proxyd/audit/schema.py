@@ -49,6 +49,7 @@ _TYPES: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
     "bytes_down": (_COUNT, "octets of payload from the origin to the client"),
     "dns_ms": (_MAYBE_MS, "how long the lookup took"),
     "connect_ms": (_MAYBE_MS, "how long connecting took"),
+    "first_byte_ms": (_MAYBE_MS, "from the end of the request head to the origin's answer, or to the 200 of a tunnel"),
     "duration_ms": (_MAYBE_MS, "from the end of the request head to the end"),
     "pid": (_COUNT, "the worker's process"),
     "listening": (_TEXTS, "the listeners"),

@@ -8,11 +8,18 @@
     diff       proxyd diff OLD NEW
     log        proxyd log FILE
     learn      proxyd learn LOG… --policy FILE
+    report     proxyd report LOG…
     validate   proxyd validate
+    audit      proxyd audit
+    host_findings, deep_findings
+               what is not sound about this host, and about the proxy that runs, for audit
+    mend       what audit --fix does
     reload     proxyd reload --policy FILE
     password   proxyd password
     prepare    what a policy asks for, made ready to be served
     files      policy files read from disk, and what to say when they are bad
+    terminal   what is shown to a person, and what a program is told
+    progress   how far the reading of a log has come
 
 Nothing the user typed yields a traceback: exit status 2 for bad usage, 78 for a bad policy, 69 for a port in use.
 """
@@ -22,16 +29,18 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from proxyd import __version__
-from proxyd.cli import check, diff, explain, learn, log, password, reload, run, validate
+from proxyd.cli import audit, check, diff, explain, learn, log, password, reload, report, run, validate
 from proxyd.cli.files import EX_CONFIG, EX_IOERR, complain
 from proxyd.policy.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 _EPILOG = """\
 examples:
@@ -41,12 +50,15 @@ examples:
   proxyd diff OLD NEW                               say what a change opens and closes
   proxyd log --follow FILE                          read the audit log
   proxyd learn LOG --policy FILE                    say what an allowlist would need
+  proxyd report LOG --html report.html              sum up the audit log, as a page to look at
   proxyd validate                                   ask a running proxy whether it works and refuses
+  proxyd audit --policy FILE                        say what is not sound about this deployment
   proxyd reload --policy FILE                       let the proxy that runs it change to what it says now
 
-exit status: 0 success, 1 a denial (explain), an opening (diff) or a failure (validate), 2 bad usage, 66 cannot be read,
-69 cannot listen, 74 stdout cannot be written, 78 bad policy
+exit status: 0 success, 1 a denial (explain), an opening (diff), a failure (validate) or a finding (audit), 2 bad usage,
+66 cannot be read, 69 cannot listen, 74 stdout cannot be written, 78 bad policy
 """
+_CHOICE: Final = re.compile(r"invalid choice: '(.*)' \(choose from (.*)\)", re.DOTALL)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.stdout is None or sys.stderr is None:
         return _without_streams()
     _spell_what_they_can()
-    parser = _parser()
+    parser = new_parser()
     chosen = parser.parse_args(arguments)
     if chosen.command is None and chosen.run_policy is None:
         parser.error("say which policy to run: proxyd --policy policies/default.toml")
@@ -96,14 +108,38 @@ def _lost(error: OSError) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Repeats what was typed without its control characters."""
+    """The parser of proxyd and of each command: it guesses nothing, but says what may have been meant.
+
+    What was typed is repeated without its control characters.
+    """
+
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - whatever argparse takes
+        raw = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+        super().__init__(**{**raw, **settings})
+
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:  # noqa: ANN401 - argparse's own
+        """Of options that there are not, the parser whose they would be complains: it knows those that there are."""
+        chosen, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            option = next((each for each in unknown if each.startswith("-")), "").partition("=")[0]
+            hint = _meant(option, re.findall(r"--[a-z-]+", self.format_help()))
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return chosen, unknown
 
     def error(self, message: str) -> NoReturn:
-        super().error(printable(message))
+        """A choice that there is not gets a hint, too."""
+        choice = _CHOICE.search(message)
+        hint = "" if choice is None else _meant(choice[1], re.findall(r"[a-z0-9-]+", choice[2]))
+        super().error(printable(f"{message}{hint}"))
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """Help and version have been said, or were lost."""
         super().exit(_said(status), message)
+
+
+def _meant(typed: str, known: Sequence[str]) -> str:
+    """What there is that looks like what was typed."""
+    return "".join(f"; did you mean {each}?" for each in get_close_matches(typed, known, n=1))
 
 
 def _without_streams() -> int:
@@ -111,13 +147,12 @@ def _without_streams() -> int:
     return EX_CONFIG
 
 
-def _parser() -> argparse.ArgumentParser:
+def new_parser() -> argparse.ArgumentParser:
+    """The command line, as it is read and as shells complete it (deploy/completion)."""
     parser = _Parser(
         prog="proxyd",
         description="A filtering HTTP/1.1 forward proxy: the egress boundary of an AI agent.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"proxyd {__version__}")
     run.add_arguments(parser)
@@ -127,7 +162,9 @@ def _parser() -> argparse.ArgumentParser:
     diff.add_command(commands)
     log.add_command(commands)
     learn.add_command(commands)
+    report.add_command(commands)
     validate.add_command(commands)
+    audit.add_command(commands)
     reload.add_command(commands)
     password.add_command(commands)
     return parser

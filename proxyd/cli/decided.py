@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from proxyd.audit.reader import Reading, records, with_rotated
 from proxyd.audit.record import DIGEST_DIGITS
-from proxyd.cli.files import EX_NOINPUT, complain, today
-from proxyd.cli.judgement import explain
+from proxyd.cli.files import EX_NOINPUT, today
+from proxyd.cli.judgement import Judgement, judged, tell
+from proxyd.cli.progress import Progress
+from proxyd.cli.terminal import refuse, say
 from proxyd.policy.address import BadTarget, Resolution, bracketed, parse_address, parse_host
 from proxyd.policy.snapshot import Own, Snapshot
-from proxyd.policy.text import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,35 +19,47 @@ if TYPE_CHECKING:
     from proxyd.audit.reader import Entry
     from proxyd.policy.model import Policy
 
-
-def _recorded(path: Path, decision: str) -> Entry | None:
-    """That decision, if it is in the log."""
-    entries = records(with_rotated(path), Reading())
-    return next((each for each in entries if each["event"] == "decision" and each.get("id") == decision), None)
+_SHOWN: Final = ("id", "time", "client", "host", "port", "verdict", "reason", "rule", "digest")
 
 
-def explain_decided(path: Path, decision: str, policy: Policy, own: Own) -> int:
+def explain_decided(path: Path, decision: str, policy: Policy, own: Own, *, as_json: bool) -> int:
     """Say what stands in the log, and how the policy as it is now judges it; the exit status."""
     entry = _recorded(path, decision)
     if entry is None:
-        complain(f"{path}: has no decision {decision}; the id is in the refusal, and in every record")
-        return EX_NOINPUT
+        why = f"{path}: has no decision {decision}; the id is in the refusal, and in every record"
+        return refuse([why], EX_NOINPUT, as_json=as_json)
+    try:
+        judgement = _judged(entry, policy, own)
+    except (BadTarget, KeyError, TypeError, ValueError):
+        why = f"{path}: the decision {decision} is damaged; ask for its URL"
+        return refuse([why], EX_NOINPUT, as_json=as_json)
     was, now = str(entry.get("digest")), policy.digest[:DIGEST_DIGITS]
-    sys.stdout.write(f"{printable(_history(entry))}\n")
-    if was != now:
-        sys.stdout.write(f"the policy has changed since: {printable(was)} then, {now} now; by the one of now:\n")
+    if not as_json:
+        say(_history(entry))
+        if was != now:
+            say(f"the policy has changed since: {was} then, {now} now; by the one of now:")
+    recorded: dict[str, Any] = {name: entry.get(name) for name in _SHOWN}
+    return tell(judgement, recorded | {"policy_has_changed": was != now}, as_json=as_json)
+
+
+def _recorded(path: Path, decision: str) -> Entry | None:
+    """That decision, if it is in the log."""
+    paths = with_rotated(path)
+    with Progress(paths) as progress:
+        entries = records(paths, Reading(), progress)
+        return next((each for each in entries if each["event"] == "decision" and each.get("id") == decision), None)
+
+
+def _judged(entry: Entry, policy: Policy, own: Own) -> Judgement:
+    """How the policy judges it now. Raises BadTarget, KeyError, TypeError or ValueError: it may be spoilt."""
     client = next((each for each in policy.client if each.name == entry.get("client")), None)
     if entry.get("host") is None or client is None:
-        sys.stdout.write("there is nothing to judge: the request could not be read, or its client is none by now\n")
-        return 1
-    try:
-        addresses = tuple(parse_address(str(each)) for each in entry.get("addresses") or ())
-        where = f"{bracketed(parse_host(bracketed(str(entry['host'])))[0])}:{int(entry['port'])}"
-    except (BadTarget, KeyError, TypeError, ValueError):
-        complain(f"{path}: the decision {decision} is damaged; ask for its URL")
-        return EX_NOINPUT
+        why = "there is nothing to judge: the request could not be read, or its client is none by now"
+        return Judgement(verdict=None, hint=why)
+    addresses = tuple(parse_address(str(each)) for each in entry.get("addresses") or ())
+    where = f"{bracketed(parse_host(bracketed(str(entry['host'])))[0])}:{int(entry['port'])}"
     found = Resolution(addresses) if addresses else None
-    return explain(where, client, Snapshot.of(policy, today(), own), found)
+    return judged(where, client, Snapshot.of(policy, today(), own), found)
 
 
 def _history(entry: Entry) -> str:

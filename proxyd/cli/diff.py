@@ -5,20 +5,19 @@ In terms of reach, not of text. Nothing is judged here: `proxyd.policy.reach` as
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
-from proxyd.cli.files import EX_CONFIG, load_or_complain, today
+from proxyd.cli.files import EX_CONFIG, read_policy_file, today
+from proxyd.cli.terminal import Ink, columns, refuse, say, say_json
 from proxyd.policy.diff import changes
+from proxyd.policy.load import PolicyError, load
 from proxyd.policy.reach import compare
 from proxyd.policy.snapshot import Own, Snapshot
-from proxyd.policy.text import printable
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from proxyd.policy.model import Policy
     from proxyd.policy.reach import Change
@@ -27,6 +26,7 @@ SHOWN: Final = 6  # hosts or networks of one line; the rest is counted
 FAILS: Final = {"opens": (True,), "closes": (False,), "any": (True, False), "never": ()}
 """What `--fail-on` takes, and which changes that means."""
 
+_INKS: Final = {"high": Ink.BAD, "medium": Ink.WARNING, "low": Ink.QUIET}
 _WORDS: Final = {
     "names": "names",
     "answers": "names that lead to",
@@ -34,11 +34,20 @@ _WORDS: Final = {
     "permits": "permitted host",
     "peers": "may be it:",
 }
+_EPILOG: Final = """\
+example, for the check of a pull request:
+  git show main:policy.toml > old.toml; proxyd diff --markdown old.toml policy.toml
+
+--json: {"changes": [{"client", "opens", "kind", "hosts", "ports", "at", "special", "severity"}], "text"}, or
+{"problems"}
+
+exit status: 0 no such change as --fail-on says, 1 there is one, 78 a policy is bad
+"""
 
 
 def add_command(commands: argparse._SubParsersAction[Any]) -> None:
     """What `proxyd diff` takes."""
-    parser = commands.add_parser("diff", help="say what a change of a policy opens and closes", allow_abbrev=False)
+    parser = commands.add_parser("diff", help="say what a change of a policy opens and closes", epilog=_EPILOG)
     parser.add_argument("old", metavar="OLD", help="the policy as it was")
     parser.add_argument("new", metavar="NEW", help="the policy as it is to be")
     shape = parser.add_mutually_exclusive_group()
@@ -52,18 +61,33 @@ def add_command(commands: argparse._SubParsersAction[Any]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare: 0, or 1 if there is a change that --fail-on is about."""
-    old, new = load_or_complain(arguments.old), load_or_complain(arguments.new)
-    if old is None or new is None:
-        return EX_CONFIG
+    policies, problems = [], []
+    for name in (arguments.old, arguments.new):
+        try:
+            policies.append(load(name, read_policy_file, today()))
+        except PolicyError as bad:
+            problems += bad.problems
+    if problems:
+        return refuse(problems, EX_CONFIG, as_json=arguments.json)
+    old, new = policies
     found = sorted(compare(_snapshot(old), _snapshot(new)), key=_urgency)
-    words = list(changes(old, new))
-    if arguments.json:
-        document = {"changes": [asdict(each) | {"severity": each.severity} for each in found], "text": words}
-        sys.stdout.write(f"{json.dumps(document, indent=2)}\n")
-    else:
-        lines = _markdown(found, words) if arguments.markdown else _plain(found, words)
-        sys.stdout.writelines(f"{printable(line)}\n" for line in lines)
+    _tell(found, list(changes(old, new)), arguments)
     return 1 if any(each.opens in FAILS[arguments.fail_on] for each in found) else 0
+
+
+def _tell(found: list[Change], words: list[str], arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        say_json({"changes": spelt(found), "text": words})
+    elif arguments.markdown:
+        for line in _markdown(found, words):
+            say(line)
+    else:
+        _show(found, words)
+
+
+def spelt(found: Iterable[Change]) -> list[dict[str, Any]]:
+    """Changes as --json has them, here and wherever a command tells of changes."""
+    return [asdict(each) | {"severity": each.severity} for each in found]
 
 
 def _snapshot(policy: Policy) -> Snapshot:
@@ -75,14 +99,20 @@ def _urgency(change: Change) -> tuple[int, str]:
     return ("high", "medium", "low").index(change.severity), change.client
 
 
-def _plain(found: list[Change], words: list[str]) -> Iterator[str]:
+def _show(found: list[Change], words: list[str]) -> None:
     if not found:
-        yield "nobody reaches more or less than before"
-    for each in found:
-        yield f"{each.severity:6}  {each.client}  {'opens' if each.opens else 'closes':6}  {told(each)}"
+        say("nobody reaches more or less than before")
+    for each, line in zip(found, columns(map(_cells, found)), strict=True):
+        severity = len(each.severity)
+        say(line[:severity], _INKS[each.severity], line[severity:])
     if words:
-        yield "in the words of the files:"
-    yield from (f"  {word}" for word in words)
+        say("in the words of the files:")
+    for word in words:
+        say(f"  {word}")
+
+
+def _cells(change: Change) -> tuple[str, ...]:
+    return f"{change.severity:6}", change.client, f"{'opens' if change.opens else 'closes':6}", told(change)
 
 
 def _markdown(found: list[Change], words: list[str]) -> Iterator[str]:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from proxyd.cli.decided import explain_decided
-from proxyd.cli.files import EX_CONFIG, EX_USAGE, complain, load_or_complain, today
-from proxyd.cli.judgement import explain
+from proxyd.cli.files import EX_CONFIG, EX_USAGE, read_policy_file, today
+from proxyd.cli.judgement import judged, tell
+from proxyd.cli.terminal import refuse
 from proxyd.net.host import own_addresses
 from proxyd.policy.address import BadTarget, Resolution, parse_address, parse_host
+from proxyd.policy.load import PolicyError, load
 from proxyd.policy.snapshot import Own, Snapshot
 from proxyd.policy.text import printable
 
@@ -24,10 +26,21 @@ if TYPE_CHECKING:
     from proxyd.policy.client import Client
     from proxyd.policy.model import Policy
 
+_EPILOG: Final = """\
+examples:
+  proxyd explain https://api.example.com/ --policy policy.toml --address 10.0.0.5
+  proxyd explain a45b8e2c6b459fdf --log /var/log/proxyd/audit.jsonl --policy policy.toml
+
+--json: {"recorded", "verdict", "reason", "rule": {"name", "file", "where"}, "would", "steps": [{"step", "said",
+"looked_at"}], "conditions", "remedy": {"toml", "beneath", "changes" (as in diff --json)}, "hint"}, or {"problems"}
+
+exit status: 0 allowed or undecided, 1 denied, 2 bad usage, 66 no such decision, 78 the policy is bad
+"""
+
 
 def add_command(commands: argparse._SubParsersAction[Any]) -> None:
     """What `proxyd explain` takes."""
-    parser = commands.add_parser("explain", help="say how a request would be judged", allow_abbrev=False)
+    parser = commands.add_parser("explain", help="say how a request would be judged", epilog=_EPILOG)
     parser.add_argument(
         "url", metavar="URL", help="http://…, https://…, ws://…, wss://… or host:port; with --log, the id of a decision"
     )
@@ -50,32 +63,32 @@ def add_command(commands: argparse._SubParsersAction[Any]) -> None:
         help="a name of the CNAME chain (repeat for more)",
     )
     parser.add_argument("--client", metavar="NAME", help="which [[client]] asks (default: the first)")
-    parser.set_defaults(run=run)  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Explain one verdict: 0 if allowed or undecided, 1 if denied."""
-    policy = load_or_complain(arguments.policy)
-    if policy is None:
-        return EX_CONFIG
     try:
+        policy = load(arguments.policy, read_policy_file, today())
         own = Own(policy.ports, own_addresses())
+    except PolicyError as bad:
+        return refuse(bad.problems, EX_CONFIG, as_json=arguments.json)
     except OSError as error:
-        complain(f"/proc/net: {error.strerror}: this host's addresses are needed, as proxyd is reached by nobody")
-        return EX_CONFIG
+        why = f"/proc/net: {error.strerror}: this host's addresses are needed, as proxyd is reached by nobody"
+        return refuse([why], EX_CONFIG, as_json=arguments.json)
     if arguments.log is not None:
-        return explain_decided(arguments.log, arguments.url, policy, own)
+        return explain_decided(arguments.log, arguments.url, policy, own, as_json=arguments.json)
     client = _client(policy, arguments.client)
     if client is None:
         names = ", ".join(each.name for each in policy.client)
-        complain(f"--client {arguments.client}: the policy has no such client; it has: {names}")
-        return EX_USAGE
+        why = f"--client {arguments.client}: the policy has no such client; it has: {names}"
+        return refuse([why], EX_USAGE, as_json=arguments.json)
     if arguments.cname and not arguments.address:
-        complain("--cname: a chain ends in addresses; add --address IP")
-        return EX_USAGE
+        return refuse(["--cname: a chain ends in addresses; add --address IP"], EX_USAGE, as_json=arguments.json)
     snapshot = Snapshot.of(policy, today(), own)
     found = Resolution(tuple(arguments.address), tuple(arguments.cname)) if arguments.address else None
-    return explain(arguments.url, client, snapshot, found)
+    return tell(judged(arguments.url, client, snapshot, found), None, as_json=arguments.json)
 
 
 def _client(policy: Policy, name: str | None) -> Client | None:

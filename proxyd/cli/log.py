@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-import json
 import re
 import sys
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proxyd.audit.reader import Reading, growing, records, with_rotated
 from proxyd.cli.files import EX_NOINPUT, complain
+from proxyd.cli.progress import Progress
+from proxyd.cli.terminal import Ink, is_pipe, say, say_json
 from proxyd.policy.text import printable
 
 if TYPE_CHECKING:
@@ -23,13 +24,21 @@ if TYPE_CHECKING:
 
 _AGO: Final = re.compile(r"([0-9]{1,6})([smhd])")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_COLOURS: Final = {"allow": "\x1b[32m", "deny": "\x1b[31m", "error": "\x1b[33m"}
-_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
+_INKS: Final = {"allow": Ink.GOOD, "deny": Ink.BAD, "error": Ink.WARNING}
+_EPILOG: Final = """\
+examples:
+  proxyd log --follow --denied /var/log/proxyd/audit.jsonl
+  proxyd log --json --since 2h audit.jsonl | jq .host
+
+--json: the records as proxyd/audit/record.schema.json describes them
+
+exit status: 0, or 66 if some of it could not be read; lines that are no records are counted and passed over
+"""
 
 
 def add_command(commands: argparse._SubParsersAction[Any]) -> None:
     """What `proxyd log` takes."""
-    parser = commands.add_parser("log", help="read the audit log", allow_abbrev=False)
+    parser = commands.add_parser("log", help="read the audit log", epilog=_EPILOG)
     parser.add_argument("file", metavar="FILE", type=Path, help="the log, or - for stdin; rotated ones are read too")
     parser.add_argument("--follow", action="store_true", help="go on as it grows, also through its rotation")
     parser.add_argument("--denied", action="store_true", help="only what was denied")
@@ -45,11 +54,14 @@ def add_command(commands: argparse._SubParsersAction[Any]) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Show the log: 0, or 66 if some of it could not be read."""
     wanted = _Wanted(arguments.denied, arguments.client, arguments.host, arguments.since)
-    show = _show_json if arguments.json else _Lines(colours=sys.stdout.isatty())
+    show = _show_json if arguments.json else _Lines()
     reading = Reading()
-    for entry in records(with_rotated(arguments.file), reading):
-        if wanted(entry):
-            show(entry)
+    paths = with_rotated(arguments.file)
+    with Progress([] if is_pipe(sys.stdout) else paths) as progress:  # a pager would be drawn over
+        for entry in records(paths, reading, progress):
+            if wanted(entry):
+                progress.make_way()
+                show(entry)
     if arguments.follow and not reading.broken:
         for entry in growing(arguments.file):
             if wanted(entry):
@@ -87,8 +99,7 @@ class _Wanted:
 class _Lines:
     """Shows records as lines, under a heading for each day."""
 
-    def __init__(self, *, colours: bool) -> None:
-        self._colours = colours
+    def __init__(self) -> None:
         self._day = ""
 
     def __call__(self, entry: Entry) -> None:
@@ -98,16 +109,12 @@ class _Lines:
         when = str(entry.get("time", ""))
         if when[:10] != self._day:
             self._day = when[:10]
-            self._write(self._day, _DIM)
-        self._write(f"{when[11:19]}  {line}", _COLOURS.get(str(entry.get("verdict")), _DIM))
-
-    def _write(self, line: str, colour: str) -> None:
-        text = printable(line)
-        sys.stdout.write(f"{colour}{text}{_PLAIN}\n" if self._colours else f"{text}\n")
+            say(self._day, Ink.QUIET)
+        say(f"{when[11:19]}  {line}", _INKS.get(str(entry.get("verdict")), Ink.QUIET))
 
 
 def _show_json(entry: Entry) -> None:
-    sys.stdout.write(f"{json.dumps(entry)}\n")
+    say_json(entry, indent=None)
 
 
 def _told(entry: Entry) -> str | None:

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from proxyd.cli.files import EX_USAGE, complain
+from proxyd.cli.terminal import refuse, say, say_json
 from proxyd.policy.password import SALT_OCTETS, new_hash
 
 if TYPE_CHECKING:
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
 
 MOST: Final = 1024  # characters of a password
 _RANDOM_OCTETS: Final = 24
+_EPILOG: Final = """\
+example:
+  proxyd password --generate > gateway.scrypt
+
+--json: {"hash"}, or {"problems"}; the password itself is never in it
+
+exit status: 0, or 2 if what was typed is no password
+"""
 
 
 def add_command(commands: argparse._SubParsersAction[Any]) -> None:
@@ -23,36 +32,45 @@ def add_command(commands: argparse._SubParsersAction[Any]) -> None:
         "password",
         help="make the hash of a password for a [client.credential]",
         description="Reads a password from the terminal, or a line from stdin, and prints its hash.",
-        allow_abbrev=False,
+        epilog=_EPILOG,
     )
     parser.add_argument(
         "--generate", action="store_true", help="make a random password, and print it on stderr beside its hash"
     )
+    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a hash."""
-    password = secrets.token_urlsafe(_RANDOM_OCTETS) if arguments.generate else _asked()
-    if password is None:
-        return EX_USAGE
+    try:
+        password = secrets.token_urlsafe(_RANDOM_OCTETS) if arguments.generate else _asked()
+    except _NoPasswordError as why:
+        return refuse([str(why)], EX_USAGE, as_json=arguments.json)
     if arguments.generate:
         complain(f"the password, which is kept nowhere: {password}")
-    sys.stdout.write(f"{new_hash(password, secrets.token_bytes(SALT_OCTETS))}\n")
+    hashed = str(new_hash(password, secrets.token_bytes(SALT_OCTETS)))
+    if arguments.json:
+        say_json({"hash": hashed})
+    else:
+        say(hashed)
     return 0
 
 
-def _asked() -> str | None:
-    """The password that the user types or pipes in; None once it is on stderr why it will not do."""
+class _NoPasswordError(Exception):
+    """What was typed will not do."""
+
+
+def _asked() -> str:
+    """The password that the user types or pipes in. Raises _NoPasswordError."""
     try:
         password = _typed() if sys.stdin is not None and sys.stdin.isatty() else _piped()
     except (EOFError, OSError, UnicodeDecodeError):
         password = ""
     if password is None:
-        complain("the two are not the same; try again")
-    elif not 0 < len(password) <= MOST or not password.isprintable():
-        complain(f"that is no password; write 1 to {MOST} printable characters on one line")
-        return None
+        raise _NoPasswordError("the two are not the same; try again")
+    if not 0 < len(password) <= MOST or not password.isprintable():
+        raise _NoPasswordError(f"that is no password; write 1 to {MOST} printable characters on one line")
     return password
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+import re
 import secrets
 from contextlib import ExitStack
 from functools import cache
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from proxyd.policy.model import Audit, Policy
 
 
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]{32,512}=*")  # RFC 6750 §2.1, and not to be guessed
 MOST_LISTENERS: Final = 200
 """They go to a worker in one message, and the kernel takes 253 files with one (unix(7))."""
 
@@ -59,6 +61,7 @@ def prepare(name: str, ledger: int, complain: Callable[[str], None], before: Cha
         why = 'no resolver: /etc/resolv.conf names none; write servers = ["9.9.9.9"] under [dns] in the policy'
         raise CannotServe(why, status=EX_CONFIG)
     certificate, private_key = _certified(policy)
+    token = _token(policy.admin.token_file)
     hosts = _hosts(policy.dns.hosts_file)
     ledger_accounts = _ledger_accounts(policy, before)
     make_room(ledger, len(ledger_accounts))
@@ -81,7 +84,7 @@ def prepare(name: str, ledger: int, complain: Callable[[str], None], before: Cha
         certificate=certificate,
         private_key=private_key,
     )
-    return Charge(policy, handover, listeners, pipe)
+    return Charge(policy, handover, listeners, pipe, token)
 
 
 def how_many_workers(policy: Policy) -> int:
@@ -99,6 +102,8 @@ def _must_stay(policy: Policy, before: Charge | None) -> None:
     for name in ("control", "unix_mode", "unix_group"):
         if getattr(policy.listen, name) != getattr(before.policy.listen, name):
             raise CannotServe(f"listen.{name}: a reload cannot change it; restart proxyd", status=EX_CONFIG)
+    if policy.admin.listen != before.policy.admin.listen:
+        raise CannotServe("admin.listen: a reload cannot change it; restart proxyd", status=EX_CONFIG)
 
 
 def _know_ourselves() -> None:
@@ -153,6 +158,22 @@ def _certified(policy: Policy) -> tuple[str, str]:
     return certificate, private_key
 
 
+def _token(path: str) -> str:
+    """What whoever asks on loopback must know."""
+    if not path:
+        return ""
+    try:
+        token = read_policy_file(path, None, secret=True)[1].decode("ascii", "replace").strip()
+    except OSError as error:
+        raise CannotServe(f"admin.token_file: {path}: {error.strerror}", status=EX_CONFIG) from None
+    if not _TOKEN.fullmatch(token):
+        why = (
+            f"admin.token_file: {path}: is no token of 32 letters and digits at least; `openssl rand -hex 32` makes one"
+        )
+        raise CannotServe(why, status=EX_CONFIG)
+    return token
+
+
 def _ledger_accounts(policy: Policy, before: Charge | None) -> tuple[str, ...]:
     """Whose account is where: those that there were stay where they are."""
     known = (EVERYBODY,) if before is None else before.handover.ledger
@@ -173,7 +194,7 @@ def _listeners(
         try:
             opened = same or _opened(place, tls, policy, workers, stack)
         except OSError as error:
-            raise CannotServe(f"{where}: {place}: {_why_not(error)}", status=EX_UNAVAILABLE) from None
+            raise CannotServe(f"{where}: {place}: {why_not(error)}", status=EX_UNAVAILABLE) from None
         except KeyError:
             raise CannotServe("listen.unix_group: this host has no such group", status=EX_CONFIG) from None
         if isinstance(place, Inherited):
@@ -223,7 +244,8 @@ def _handed_over() -> tuple[tuple[str, socket.socket], ...]:
     return tuple(inherited())
 
 
-def _why_not(error: OSError) -> str:
+def why_not(error: OSError) -> str:
+    """Why an address cannot be listened at, and the way out."""
     if error.errno == errno.EADDRINUSE:
         return "somebody listens there already; stop them (another proxyd?) or choose another port"
     if error.errno == errno.EACCES:

@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING
 from proxyd import __version__
 from proxyd.audit.record import DIGEST_DIGITS, Record, timestamp
 from proxyd.audit.sink import FileSink, Sink, SinkError
-from proxyd.cli.files import EX_UNAVAILABLE, complain
-from proxyd.cli.prepare import prepare
+from proxyd.cli.files import EX_UNAVAILABLE, complain, today
+from proxyd.cli.prepare import prepare, why_not
 from proxyd.net.host import raise_file_limit, tunnels_within
+from proxyd.net.listening import bind, bind_unix
+from proxyd.observe.tally import new_tally
 from proxyd.policy.lint import warnings
+from proxyd.policy.listen import UnixPath
 from proxyd.policy.text import printable
 from proxyd.serve import control
 from proxyd.serve.charge import CannotServe
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     import argparse
     import socket
 
+    from proxyd.serve.admin import Desk
     from proxyd.serve.charge import Charge
     from proxyd.serve.control import Outcome
 
@@ -55,9 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
         stack.callback(os.close, ledger)
         try:
             charge = prepare(arguments.run_policy, ledger, say)
-            supervisor = _supervisor(charge, ledger, say)
+            tally = _tally(charge, stack)
+            supervisor = _supervisor(charge, ledger, tally, say)
             stack.callback(supervisor.close)
-            ears = Ears(_control(charge.policy.listen.control, stack))
+            ears = Ears(_control(charge.policy.listen.control, stack), _desk(supervisor, say, stack))
         except CannotServe as reason:
             for problem in reason.problems:
                 complain(problem)
@@ -68,10 +73,24 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _supervisor(charge: Charge, ledger: int, say: Complaints) -> Supervisor:
+def _tally(charge: Charge, stack: ExitStack) -> int:
+    """Memory for the workers to count in. Raises CannotServe, and then the charge is let go."""
+    try:
+        tally = new_tally(charge.handover.workers)
+    except OSError as error:
+        charge.let_go()
+        why = (
+            f"there is no memory to count in: {error.strerror}; raise the limits of this account (ulimit -f, ulimit -n)"
+        )
+        raise CannotServe(why, status=EX_UNAVAILABLE) from None
+    stack.callback(os.close, tally)
+    return tally
+
+
+def _supervisor(charge: Charge, ledger: int, tally: int, say: Complaints) -> Supervisor:
     return Supervisor(
         charge,
-        Crew(charge.handover.workers, ledger, say),
+        Crew(charge.handover.workers, ledger, tally, say),
         partial(_renewed, ledger=ledger, say=say),
         partial(_tell, say=say),
     )
@@ -92,6 +111,26 @@ def _control(path: str, stack: ExitStack) -> socket.socket | None:
         raise CannotServe(f"listen.control: {path}: {_why_not(error)}", status=EX_UNAVAILABLE) from None
     stack.callback(_remove, path)
     return sock
+
+
+def _desk(supervisor: Supervisor, say: Complaints, stack: ExitStack) -> Desk | None:
+    """The admin listener, if the policy wants one. Raises CannotServe."""
+    where = supervisor.charge.policy.admin.listen
+    if where is None:
+        return None
+    from proxyd.serve.admin import Desk  # noqa: PLC0415 - who has none does without all that it needs
+    from proxyd.serve.pages import pages  # noqa: PLC0415
+
+    try:
+        sock = bind_unix(where.path, 0o600) if isinstance(where, UnixPath) else bind(where, 1)[0]
+    except OSError as error:
+        why = _why_not(error) if isinstance(where, UnixPath) else why_not(error)
+        raise CannotServe(f"admin.listen: {where}: {why}", status=EX_UNAVAILABLE) from None
+    desk = Desk(sock, lambda: supervisor.charge.token, pages(supervisor), say)
+    stack.callback(desk.close)
+    if isinstance(where, UnixPath):
+        stack.callback(_remove, where.path)  # before it is closed: then another proxyd may bind there
+    return desk
 
 
 def _why_not(error: OSError) -> str:
@@ -120,7 +159,7 @@ def _say_what_listens(charge: Charge, files: int) -> None:
         f"{handover.workers} {'worker' if handover.workers == 1 else 'workers'} of {files} open files, "
         f"enough for {tunnels_within(files)} tunnels {'' if handover.workers == 1 else 'each'}".rstrip()
     )
-    for warning in warnings(policy):
+    for warning in warnings(policy, today()):
         complain(f"warning: {warning}")
 
 
@@ -134,7 +173,7 @@ def _tell(outcome: Outcome, charge: Charge, say: Complaints) -> None:
         changed = ", ".join(outcome.changes) or "nothing changed"
         cut = f"{outcome.revoked} connections cut"
         say(printable(f"reloaded: policy {policy.name}, digest {policy.digest}; {changed}; {cut}"))
-        for warning in warnings(policy):
+        for warning in warnings(policy, today()):
             say(printable(f"warning: {warning}"))
     record = Record(
         time=timestamp(dt.datetime.now(dt.UTC)),

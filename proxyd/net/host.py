@@ -41,7 +41,7 @@ SPARE_FILES: Final = 640
 """Open files of a worker that are no tunnel's: pipes, lookups, listeners, the log, and clients that are turned away."""
 
 _DNS_PORT: Final = 53
-_RESOLV_CONF: Final = Path("/etc/resolv.conf")
+RESOLV_CONF: Final = Path("/etc/resolv.conf")
 _PROC_NET: Final = Path("/proc/net")
 _RTF_LOCAL: Final = 0x8000_0000  # linux/ipv6_route.h
 
@@ -72,7 +72,7 @@ def own_addresses(proc_net: Path = _PROC_NET) -> frozenset[IPNetwork]:
     return frozenset((*_own_ipv4(proc_net / "fib_trie"), *_own_ipv6(proc_net)))
 
 
-def system_servers(resolv_conf: Path = _RESOLV_CONF) -> tuple[Endpoint, ...]:
+def system_servers(resolv_conf: Path = RESOLV_CONF) -> tuple[Endpoint, ...]:
     """The resolvers of this host (resolv.conf(5)); empty if it names none that can be asked.
 
     An address with a zone names one of our links and is passed over; search lists are not for us.

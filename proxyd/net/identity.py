@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from proxyd.policy.address import Endpoint
+
 _NETLINK_SOCK_DIAG: Final = 4
 _SOCK_DIAG_BY_FAMILY: Final = 20
 _NLM_F_REQUEST: Final = 1
 _KERNEL: Final = (0, 0)  # netlink(7): port 0, in no group
+_LISTENING: Final = 10
 _ESTABLISHED: Final = 1  # include/net/tcp_states.h, and the same number in /proc/net/tcp
 _HEADER: Final = struct.Struct("=IHHII")  # nlmsghdr
 _QUESTION: Final = struct.Struct("=BBBxI")  # inet_diag_req_v2, up to the socket's id
@@ -70,6 +73,15 @@ class Owners:
 def uid_by_credentials(accepted: socket.socket) -> int:
     """The account at the other end of a Unix socket. Raises OSError."""
     return int(_CREDENTIALS.unpack(accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1])
+
+
+def uid_of_listener(endpoint: Endpoint) -> int | None:
+    """The account that listens at `endpoint` on this host; None for nobody. Raises OSError."""
+    address = str(endpoint.address)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    place = _spelt(family, (address, endpoint.port))
+    found = (line for line in _connections() if line[1] == place and int(line[3], 16) == _LISTENING)
+    return next((int(line[7]) for line in found), None)
 
 
 def _question(family: int, theirs: tuple[str, int], ours: tuple[str, int], number: int) -> bytes:

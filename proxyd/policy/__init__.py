@@ -12,10 +12,14 @@ client     who may use the proxy, and what is different for them
 password   scrypt hashes, as the PHC format spells them
 dns        how names are resolved
 listen     where proxyd listens
+admin      where metrics and health are asked for
 model      the policy, frozen
 load       TOML files -> Policy, or every problem at once
 contradictions  what no single key can see, and the policy's own tests
+finding    what an audit says: an id, a severity, what, why, and how to mend it
 lint       what its author may not have meant
+lint_rows  the same of its rows
+written    the line on which a row is written
 diff       what is different between two policies, in the words of the file
 atoms      names, ports and addresses, cut where policies can tell them apart
 learn      what an allowlist would need for what was asked for

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from netaddr import IPAddress, IPNetwork, IPSet
 
 from proxyd.policy.address import Destination, Endpoint, bracketed, parse_authority, parse_host
+from proxyd.policy.admin import doubtful as doubtful_admin
 from proxyd.policy.listen import Inherited, Listen, UnixPath
 from proxyd.policy.snapshot import Own, Snapshot
 from proxyd.policy.special import is_localhost, locked_address, metadata_name, special_address
@@ -46,6 +47,7 @@ def _whole(policy: Policy) -> Iterator[str]:
         yield from (f"client {client.name}: {problem}" for problem in _doubtful_client(client))
     yield from _vain_bursts(policy)
     yield from _doubtful_listeners(policy)
+    yield from doubtful_admin(policy.admin, policy.listen)
     yield from _circular_parent(policy)
     yield from _idle_reports(policy)
     yield from _doubtful_translators(policy)
@@ -103,7 +105,9 @@ def _circular_parent(policy: Policy) -> Iterator[str]:
     if policy.parent is None:
         return
     parent = policy.parent.address
-    for place in policy.listen.endpoints:
+    for place in (*policy.listen.endpoints, policy.admin.listen):
+        if not isinstance(place, Endpoint):
+            continue
         here = place.address == parent.address or (not int(place.address) and parent.address.is_loopback())
         if here and place.port == parent.port:
             yield f"parent.address: at {parent} proxyd itself listens; write the address of another proxy"
@@ -117,7 +121,7 @@ def exposed(endpoint: Endpoint, policy: Policy) -> Iterator[str]:
     by_knowledge = any(client.credential and not client.networks for client in reach)
     if endpoint.address.is_loopback():
         return
-    if not _is_private(endpoint.address) and not policy.listen.dangerously_public_listener:
+    if not is_private(endpoint.address) and not policy.listen.dangerously_public_listener:
         yield (
             f"{endpoint} is open to more than a private network; write 127.0.0.1, or dangerously_public_listener = true"
         )
@@ -133,7 +137,7 @@ def _are_everyone(networks: list[IPNetwork]) -> bool:
     return any(IPSet([everyone]).issubset(union) for everyone in ("0.0.0.0/0", "::/0"))
 
 
-def _is_private(address: IPAddress) -> bool:
+def is_private(address: IPAddress) -> bool:
     """Whether strangers cannot reach it: RFC 1918, RFC 4193, link-local, or carrier-grade NAT. A wildcard is public."""
     row = special_address(address)
     return row is not None and row.what.startswith(("private", "unique local", "link-local", "carrier-grade"))

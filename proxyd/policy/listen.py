@@ -62,9 +62,11 @@ def _parse_mode(value: object) -> int:
     return int(value, 8)
 
 
-_ONE_PLACE: Final = Scalar(_parse_where, {"type": "string", "minLength": 1})
+PLACE: Final = Scalar(_parse_where, {"type": "string", "minLength": 1})
+"""A place to listen at."""
 _PATH: Final = Scalar(_parse_path, {"type": "string", "pattern": "^/"})
-_FILE: Reader[Any] = text(4096, r"/[^\x00-\x1f\x7f]*", "an absolute path")
+FILE: Reader[Any] = text(4096, r"/[^\x00-\x1f\x7f]*", "an absolute path")
+"""A file by its absolute path."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +74,11 @@ class Listen:
     """Where proxyd listens: addresses, Unix sockets, and what the service manager hands over."""
 
     http: tuple[Where, ...] = key(
-        ListOf(_ONE_PLACE), 'places, as "127.0.0.1:3128", "unix:/run/proxyd/proxyd.sock" or "systemd"', default=()
+        ListOf(PLACE), 'places, as "127.0.0.1:3128", "unix:/run/proxyd/proxyd.sock" or "systemd"', default=()
     )
-    https: tuple[Where, ...] = key(ListOf(_ONE_PLACE), "places where clients speak TLS to the proxy", default=())
-    certificate: str = key(_FILE, "the certificate chain for https, in PEM", default="")
-    private_key: str = key(_FILE, "its private key, in PEM, which others cannot read", default="")
+    https: tuple[Where, ...] = key(ListOf(PLACE), "places where clients speak TLS to the proxy", default=())
+    certificate: str = key(FILE, "the certificate chain for https, in PEM", default="")
+    private_key: str = key(FILE, "its private key, in PEM, which others cannot read", default="")
     unix_mode: int = key(
         Scalar(_parse_mode, {"type": "string", "pattern": "^0[0-7]{3}$"}), "the mode of Unix sockets", default=0o600
     )

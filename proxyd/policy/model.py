@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from proxyd.policy.address import Endpoint
+from proxyd.policy.admin import Admin
 from proxyd.policy.client import Client, Destinations, Rates
 from proxyd.policy.dns import Dns
 from proxyd.policy.listen import Listen
@@ -28,7 +30,6 @@ from proxyd.policy.shape import (
 )
 
 if TYPE_CHECKING:
-    from proxyd.policy.address import Endpoint
     from proxyd.policy.rows import AllowRow, DenyRow, PermitRow
 
 SCHEMA: Final = 1
@@ -89,6 +90,7 @@ class Policy(Rows):
     client: tuple[Client, ...] = key(ListOf(Table(Client)), "write a [[client]] with name and networks (R2)")
     dns: Dns = key(Table(Dns), "how names are resolved", default=Dns())
     audit: Audit = key(Table(Audit), "the audit log", default=Audit())
+    admin: Admin = key(Table(Admin), "where metrics and health are asked for", default=Admin())
     limits: Limits = key(Table(Limits), "bounds", default=Limits())
     parent: Parent | None = key(Table(Parent), "the proxy that connections leave through", default=None)
     workers: int | str = key(
@@ -99,7 +101,8 @@ class Policy(Rows):
     @property
     def ports(self) -> frozenset[int]:
         """The ports that the policy says proxyd listens on, without those that the system will choose."""
-        return frozenset(endpoint.port for endpoint in self.listen.endpoints if endpoint.port)
+        endpoints = (*self.listen.endpoints, self.admin.listen)
+        return frozenset(each.port for each in endpoints if isinstance(each, Endpoint) and each.port)
 
     @property
     def every_deny(self) -> tuple[DenyRow, ...]:

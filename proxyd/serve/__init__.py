@@ -31,6 +31,8 @@
     crew       the workers, started and started again
     ears       signals and the control socket, in one wait
     control    the control socket: `proxyd reload`
+    admin      the admin listener: metrics and health
+    pages      what is to be had there
 
 No rule of judgement lives here: `proxyd.policy.verdict.decide` has them all.
 """

@@ -6,7 +6,7 @@ Nothing here reads a file or binds a socket; whoever starts proxyd does.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,12 +52,14 @@ class Charge:
     """listeners: where we listen -> a socket for each worker, or one for all; in the handover's order.
 
     pipe: the audit log, where it is a FIFO: while no worker has it open, its reader must not take that for the end.
+    token: what is to be shown to the admin listener; no worker learns it.
     """
 
     policy: Policy
     handover: Handover
     listeners: Mapping[str, tuple[socket.socket, ...]]
     pipe: Sink | None = None
+    token: str = field(default="", repr=False)
 
     @property
     def described(self) -> tuple[str, ...]:

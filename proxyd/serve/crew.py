@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import proxyd
+from proxyd.observe import tally
 from proxyd.serve.channel import Channel
 from proxyd.serve.ears import SIGNALS
 from proxyd.serve.ledger import strike_out
@@ -31,6 +32,7 @@ FIRST_PAUSE: Final = 0.1  # seconds before a worker that died is started again; 
 LONGEST_PAUSE: Final = 5.0
 GOOD_SECONDS: Final = 10.0  # … unless it had served for as long as this
 ANSWER_SECONDS: Final = 10.0  # for a worker to do as it is told
+STUCK_SECONDS: Final = 20.0  # without a sign of life, which there should be every second
 
 
 @dataclass(slots=True)
@@ -50,14 +52,20 @@ class _Post:
 
 @dataclass(slots=True)
 class Crew:
-    """As many workers as there are places. ledger: the memory of the limits. complain: a line for the operator."""
+    """As many workers as there are places.
+
+    ledger, tally: the memory of the limits, and that in which records are counted. complain: a line for the operator.
+    """
 
     places: int
     ledger: int
+    tally: int
     complain: Callable[[str], None]
     ending: bool = False
+    deaths: int = 0
     _posts: list[_Post] = field(init=False)
     _number: int = field(default=0, init=False)
+    _accounts: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self._posts = [_Post(place) for place in range(self.places)]
@@ -68,6 +76,7 @@ class Crew:
 
     def fill(self, charge: Charge) -> None:
         """Start a worker in every place that is empty and due. From the beginning of the end on there are none due."""
+        self._accounts = len(charge.handover.ledger)
         for post in self._posts:
             if post.worker is None and not self.ending and time.monotonic() >= post.due:
                 post.started = time.monotonic()
@@ -83,6 +92,21 @@ class Crew:
         due = [post.due for post in self._posts if post.worker is None]
         return None if self.ending or not due else max(0.0, min(due) - time.monotonic())
 
+    @property
+    def processes(self) -> dict[str, int]:
+        """Who there is, by place, and the process."""
+        return {f"worker-{post.place}": post.worker.pid for post in self._posts if post.worker is not None}
+
+    @property
+    def serving(self) -> int:
+        """How many let clients in, and show signs of life."""
+        return sum(silence < STUCK_SECONDS for silence in self._silences())
+
+    @property
+    def stuck(self) -> int:
+        """How many let clients in, and show no sign of life."""
+        return sum(silence >= STUCK_SECONDS for silence in self._silences())
+
     def signal(self, number: signal.Signals) -> None:
         """Let every worker hear a signal."""
         for post in self._posts:
@@ -96,11 +120,14 @@ class Crew:
                 post.channel.close()
                 post.worker = post.channel = None
                 strike_out(self.ledger, post.place)
+                tally.strike_out(self.tally, post.place, self._accounts)
+                self.deaths += not self.ending
                 self._vacate(post, f"ended ({_told(status)})")
 
     def hand_over(self, charge: Charge, do: str) -> list[Message]:
         """Give every worker another charge, and hear what each has to say to that. Raises OSError: not all have it."""
         self._number += 1
+        self._accounts = max(self._accounts, len(charge.handover.ledger))  # one may die before the next `fill`
         for post in self._posts:
             with _as_file(charge.handover) as handover:  # for each its own: they would share where they read
                 self._hand_over(post, charge, handover, {"do": do, "number": self._number})
@@ -119,6 +146,11 @@ class Crew:
         for post in self._posts:
             if post.worker is not None and post.place not in answered:
                 post.worker.kill()
+
+    def _silences(self) -> list[float]:
+        """For each worker that lets clients in, the seconds since its last sign of life."""
+        now = time.monotonic()
+        return [now - pulse for pulse in tally.read_pulses(self.tally, self.places) if pulse]
 
     def _start(self, post: _Post) -> None:
         """A worker of its own program text: nothing of ours is in its memory but what it is handed. Raises OSError."""
@@ -139,7 +171,7 @@ class Crew:
         post.channel = ours
 
     def _hand_over(self, post: _Post, charge: Charge, handover: int, message: Message) -> None:
-        files = [handover, self.ledger, *charge.sockets_of(post.place)]
+        files = [handover, self.ledger, self.tally, *charge.sockets_of(post.place)]
         _send(post, message | {"place": post.place}, files)
 
     def _answers(self) -> Iterator[Message]:

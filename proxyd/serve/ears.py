@@ -1,11 +1,12 @@
-"""What the supervisor listens to, in one place: signals, and whoever connects to the control socket.
+"""What the supervisor listens to, in one place: signals, the control socket, and the admin listener.
 
-A signal wakes us through a socket of our own (signal.set_wakeup_fd), so that one wait is enough for both. The socket
+A signal wakes us through a socket of our own (signal.set_wakeup_fd), so that one wait is enough for all. The socket
 may be full, as in a storm of them; which signals there were is noted elsewhere. What they mean is the supervisor's.
 """
 
 from __future__ import annotations
 
+import select
 import selectors
 import signal
 import socket
@@ -17,19 +18,25 @@ from proxyd.serve.handover import AT_ONCE
 if TYPE_CHECKING:
     from types import FrameType
 
+    from proxyd.serve.admin import Desk
+
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, AT_ONCE, signal.SIGCHLD)
 """What the supervisor waits for. They are blocked before anybody can be told that we listen, and never lost."""
 
 COUNTED: Final = (signal.SIGTERM, signal.SIGINT)
 """Of these a second one says more than the first. Of all others, many that wait to be heard say what one says."""
 
+PAUSE_SECONDS: Final = 0.1
+"""After somebody could not be let in: they wait still, and to try again at once helps nobody. A signal ends it."""
+
 _MOST_AT_ONCE: Final = 4096
 
 
 class Ears:
-    """Made when SIGNALS are blocked; they are unblocked by it. control: a listening socket, if there is one."""
+    """Made when SIGNALS are blocked; they are unblocked by it."""
 
-    def __init__(self, control: socket.socket | None) -> None:
+    def __init__(self, control: socket.socket | None, desk: Desk | None = None) -> None:
+        """control: a listening socket, if there is one. desk: does its work whenever there is some."""
         self._heard: list[int] = []
         self._stack = ExitStack()
         self._selector = self._stack.enter_context(selectors.DefaultSelector())
@@ -41,6 +48,8 @@ class Ears:
         if control is not None:
             control.settimeout(0)
             self._selector.register(control, selectors.EVENT_READ, control)
+        if desk is not None:
+            self._selector.register(desk, selectors.EVENT_READ, desk.work)
         for number in SIGNALS:
             self._stack.callback(signal.signal, number, signal.signal(number, self._note))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -56,19 +65,24 @@ class Ears:
         for key, _ in self._selector.select(0 if self._heard else seconds):
             if key.data is None:
                 self._signals.recv(_MOST_AT_ONCE)
-            else:
-                asking += _accepted(key.data)
+                continue
+            try:
+                if isinstance(key.data, socket.socket):
+                    asking.append(key.data.accept()[0])
+                else:
+                    key.data()
+            except OSError:  # files ran out, or they left: that may pass
+                self._pause()
         heard, self._heard = self._heard, []
         return [*heard, *asking]
+
+    def _pause(self) -> None:
+        if not self._heard:
+            signals = select.poll()
+            signals.register(self._signals, select.POLLIN)
+            signals.poll(PAUSE_SECONDS * 1000)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         """Python calls it soon after the signal has come, always between two steps of `hear` or of its caller."""
         if number in COUNTED or number not in self._heard:
             self._heard.append(number)
-
-
-def _accepted(control: socket.socket) -> list[socket.socket]:
-    try:
-        return [control.accept()[0]]
-    except OSError:
-        return []  # they left, or files ran out: they will see that nobody answers

@@ -34,7 +34,7 @@ from proxyd.serve.forward import Failed, Forward
 from proxyd.serve.identify import identify
 from proxyd.serve.kept import Kept, Origin
 from proxyd.serve.refused import Refused
-from proxyd.serve.trail import Trail, milliseconds
+from proxyd.serve.trail import Trail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -224,7 +224,7 @@ class Exchange:
         except DnsError as error:
             raise Refused(error.reason) from None
         finally:
-            self.trail.learn(dns_ms=milliseconds(trio.current_time() - began))
+            self.trail.took("dns", trio.current_time() - began)
         self.trail.resolved(found.addresses)
         return found
 
@@ -258,7 +258,7 @@ class Exchange:
             dialled = await self._seams.dial(allow)
         except DialError as error:
             raise Refused(error.reason) from None
-        self.trail.learn(connect_ms=milliseconds(trio.current_time() - began))
+        self.trail.took("connect", trio.current_time() - began)
         return dialled
 
     def _stands(self) -> bool:
@@ -270,6 +270,7 @@ class Exchange:
     async def _tunnel(self, asked: Asked, origin: Origin) -> str:
         try:
             self.trail.learn(status=HTTPStatus.OK.value)
+            self.trail.answered()
             early = self._wire.leave_http()
             await self._send(_ESTABLISHED)
             if self._rules.destinations.holds_to_tls_name(asked.destination.port):
@@ -310,6 +311,7 @@ class Exchange:
             via=self._seams.via,
             idle_seconds=self._idle_seconds,
             flow=self._flow,
+            answered=self.trail.answered,
         )
         try:
             with self._revocable(forward.revoke):

@@ -46,7 +46,8 @@ class Forward:
 
     request: as the origin shall get it. without_identity: headers that must not reach it, besides those that never do
     where there are such; None where it may have them all. upgrade: whether a WebSocket was asked for.
-    flow: counts the bodies; readable also when the exchange was cancelled. status: the origin's, once known.
+    flow: counts the bodies; readable also when the exchange was cancelled. answered: called when the answer begins.
+    status: the origin's, once known.
     """
 
     client: Wire
@@ -57,6 +58,7 @@ class Forward:
     via: str
     idle_seconds: float
     flow: Flow
+    answered: Callable[[], None]
     status: int | None = None
     _failure: Failed | None = field(default=None, init=False)
     _switched: bool = field(default=False, init=False)
@@ -203,6 +205,7 @@ class Forward:
             self._stir()
             self.status = head.status_code
             if isinstance(head, h11.Response):
+                self.answered()
                 if head.status_code == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
                     raise Malformed("an origin asks for the proxy's credentials")
                 return head
@@ -215,6 +218,8 @@ class Forward:
         switches = head.status_code == HTTPStatus.SWITCHING_PROTOCOLS
         if switches and not (self.upgrade and grants_websocket(head)):
             raise Malformed("an origin switches protocols unasked")
+        if switches:
+            self.answered()
         if self._client_is_modern():
             await self._down(self.client.framed(informational_to_client(head)))
         self._switched = switches

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """place: which of the workers this one is. ledger: the memory of the limits.
+    """place: which of the workers this one is. ledger: the memory of the limits. tally: that of what is counted.
 
     listeners: where to listen -> the socket. tls: what is shown to clients who speak TLS, if any do.
     sink: where records go; None where the one in use will do.
@@ -40,6 +40,7 @@ class Given:
     policy: Policy
     place: int
     ledger: int
+    tally: int
     listeners: Mapping[str, socket.socket]
     tls: ssl.SSLContext | None
     sink: Sink | None
@@ -59,10 +60,10 @@ class Given:
             tls = server_context(handover.certificate, handover.private_key) if listen.https else None
             sink = None if audit is not None and audit.to == policy.audit.to else open_sink(policy.audit)
             stack.pop_all()
-        ledger, *numbers = files[1:]
+        ledger, tally, *numbers = files[1:]
         sockets = (socket.socket(fileno=number) for number in numbers)
         listeners = dict(zip(handover.listeners, sockets, strict=True))
-        return cls(handover, policy, message["place"], ledger, listeners, tls, sink)
+        return cls(handover, policy, message["place"], ledger, tally, listeners, tls, sink)
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -89,13 +90,15 @@ class Given:
     @property
     def in_force(self) -> InForce:
         """The policy, as it is to hold here."""
-        return InForce(self.policy, frozenset(each.port for each in self.endpoints), self.handover.accounts)
+        ports = frozenset(each.port for each in self.endpoints) | self.policy.ports
+        return InForce(self.policy, ports, self.handover.accounts)
 
     def let_go(self) -> None:
         """Close all of it: it will not be used."""
         for sock in self.listeners.values():
             sock.close()
         os.close(self.ledger)
+        os.close(self.tally)
         if self.sink is not None:
             self.sink.close()
 
@@ -106,7 +109,7 @@ def _arrived(files: list[int]) -> Handover:
     Raises ValueError.
     """
     handover = Handover.from_file(files[0]) if files else None
-    if handover is None or len(files) != 2 + len(handover.listeners):
+    if handover is None or len(files) != 3 + len(handover.listeners):
         raise ValueError("not all files arrived; it has as many open as it may")
     return handover
 

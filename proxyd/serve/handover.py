@@ -30,12 +30,13 @@ supervisor and from a service manager that ends all processes of a service, and 
 
 @dataclass(frozen=True, slots=True)
 class PolicyFile:
-    """One file as it was asked for, where it is, and what was in it."""
+    """One file as it was asked for, where it is, what was in it, and whether that is for nobody else."""
 
     name: str
     beside: str | None
     path: str
     text: str
+    secret: bool = False
 
 
 @dataclass(slots=True)
@@ -49,7 +50,7 @@ class Files:
 
         def remember(name: str, beside: str | None, *, secret: bool = False) -> tuple[str, bytes]:
             path, data = read(name, beside, secret=secret)
-            self.kept.append(PolicyFile(name, beside, path, data.decode("utf-8", "surrogateescape")))
+            self.kept.append(PolicyFile(name, beside, path, data.decode("utf-8", "surrogateescape"), secret))
             return path, data
 
         return remember

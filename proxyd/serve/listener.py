@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable, Mapping
 
+    from proxyd.observe.tally import Tally
     from proxyd.serve.seams import Seams
 
     Receive = Callable[[TcpStream, Peer], Awaitable[None]]
@@ -39,11 +40,14 @@ STRANGERS: Final = 64  # connections at once of those who are no clients and wil
 class Doorman:
     """Lets clients in up to a limit, and counts them. Strangers take none of their places, but a few of their own."""
 
-    def __init__(self, seams: Seams, owner_of: Callable[[socket.socket], int | None], capacity: int) -> None:
+    def __init__(
+        self, seams: Seams, owner_of: Callable[[socket.socket], int | None], capacity: int, tally: Tally
+    ) -> None:
         """owner_of: the local account at the other end of a connection, if that can be known.
 
         capacity: connections that this process has open files for, each with one to an origin.
         """
+        self._tally = tally
         self._capacity = capacity
         self.served = 0
         self._seams = seams
@@ -54,7 +58,8 @@ class Doorman:
         self.tls: ssl.SSLContext | None = None
 
     def peer(self, accepted: socket.socket, address: IPAddress | None) -> Peer:
-        """Who has just connected; their account is asked for at once, and only where it matters."""
+        """Who has just connected, and is counted; their account is asked for at once, and only where it matters."""
+        self._tally.accepted()
         matters = self._seams.snapshot().asks_for_accounts
         return Peer(address, self._owner_of(accepted) if matters else None)
 
@@ -62,6 +67,7 @@ class Doorman:
         """The same, for a client who speaks TLS to us. Raises nothing. One who does not is only let go."""
         stranger = self._is_stranger(peer)
         if self.tls is None or self._handshakes[stranger] >= (STRANGERS if stranger else HANDSHAKES):
+            self._tally.dropped()
             tcp.close()
             return
         stream = TlsStream(tcp, self.tls)
@@ -92,6 +98,7 @@ class Doorman:
             finally:
                 self._turning_away -= 1
         else:
+            self._tally.dropped()
             await hang_up(stream)
 
     def _is_stranger(self, peer: Peer) -> bool:
@@ -101,6 +108,7 @@ class Doorman:
     async def _hear_stranger(self, stream: TcpStream | TlsStream, peer: Peer) -> None:
         """Let one ask who will be refused, so that the refusal says so and is on record."""
         if self._strangers >= STRANGERS:
+            self._tally.dropped()
             await hang_up(stream)
             return
         self.served += 1

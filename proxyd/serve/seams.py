@@ -30,6 +30,7 @@ class Seams:
     snapshot: the policy as it stands now. judge: `decide`, or what says the same.
     resolve: given a name and the client who asks; raises DnsError. dial: raises DialError.
     record: returns when the record is written; raises SinkError. now: the time of day, in UTC.
+    took: counts how many seconds something took.
     ledger: what is used of the limits. keyring: who knows his password.
     via: our name in Via. complain: a line for the operator, outside the audit log.
     live: the exchanges that a new policy may have to cut.
@@ -41,6 +42,7 @@ class Seams:
     resolve: Callable[[str, str], Awaitable[Resolution]]
     dial: Callable[[Allow], Awaitable[Dialled]]
     record: Callable[[Record], None]
+    took: Callable[[str, float], None]
     now: Callable[[], dt.datetime]
     ledger: Ledger
     keyring: Keyring

@@ -6,15 +6,19 @@ none. It relays no byte and judges nothing.
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
-from dataclasses import dataclass
+import time
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from proxyd import __version__
 from proxyd.policy.diff import changes
 from proxyd.serve import control
 from proxyd.serve.charge import CannotServe
-from proxyd.serve.control import Outcome
+from proxyd.serve.control import Outcome, Status
 from proxyd.serve.handover import AT_ONCE
 
 if TYPE_CHECKING:
@@ -34,12 +38,17 @@ class Supervisor:
 
     renew: reads the policy anew, and makes of it what is to be served; raises CannotServe.
     told: tells the operator and the log what came of a reload.
+    loaded_at: when the policy was taken into use, in seconds of the epoch. reloads: how many were done, and refused.
+    reloaded: whether the last one was done.
     """
 
     charge: Charge
     crew: Crew
     renew: Callable[[Charge], Charge]
     told: Callable[[Outcome, Charge], None]
+    loaded_at: float = field(default_factory=time.time, init=False)
+    reloads: Counter[str] = field(default_factory=Counter, init=False)
+    reloaded: bool = field(default=True, init=False)
 
     def run(self, ears: Ears) -> None:
         """Serve until SIGTERM or SIGINT, then until the last worker has ended."""
@@ -72,8 +81,24 @@ class Supervisor:
     def _answer(self, asker: socket.socket) -> None:
         """Do what whoever came to the control socket asks, and tell them what came of it."""
         with asker:
-            if control.asks_for_reload(asker):
+            word = control.asked_for(asker)
+            if word == control.RELOAD:
                 control.answer(asker, self._reload())
+            elif word == control.STATUS:
+                control.answer(asker, self._status())
+
+    def _status(self) -> Status:
+        policy = self.charge.policy
+        return Status(
+            version=__version__,
+            pid=os.getpid(),
+            uid=os.geteuid(),
+            policy=policy.name,
+            file=self.charge.handover.name,
+            digest=policy.digest,
+            workers=self.crew.places,
+            serving=self.crew.serving,
+        )
 
     def _reload(self) -> Outcome:
         """Take the policy into use that there is now: all workers, or none, and then the old one stays."""
@@ -84,6 +109,8 @@ class Supervisor:
             outcome = Outcome(problems=reason.problems)
         except OSError as error:  # no file, no memory to be had: that may pass, and is no reason to end
             outcome = Outcome(problems=(f"this host has not what it takes: {error.strerror}",))
+        self.reloaded = not outcome.problems
+        self.reloads["done" if self.reloaded else "refused"] += 1
         self.told(outcome, self.charge)
         return outcome
 
@@ -99,7 +126,7 @@ class Supervisor:
             self.crew.tell("abort")
             after.let_go(before)
             raise
-        self.charge = after
+        self.charge, self.loaded_at = after, time.time()
         said = self.crew.tell("commit")
         self.crew.kill_the_silent(said)
         before.let_go(after)

@@ -54,6 +54,15 @@ class Trail:
         """Note fields of the records to come."""
         self._facts |= facts
 
+    def took(self, what: str, seconds: float) -> None:
+        """Note how long something took: "dns", "connect" or "first_byte"."""
+        self.learn(**{f"{what}_ms": milliseconds(seconds)})
+        self._seams.took(what, seconds)
+
+    def answered(self) -> None:
+        """The answer begins: the origin's, or the 200 of a tunnel."""
+        self.took("first_byte", trio.current_time() - self._began)
+
     def asked(self, asked: Asked) -> None:
         """Note where the request wants to go."""
         self.learn(scheme=asked.scheme, host=asked.destination.host, port=asked.destination.port)

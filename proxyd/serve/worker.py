@@ -13,7 +13,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -25,6 +25,7 @@ from proxyd.net.identity import Owners
 from proxyd.net.parent import ParentDialer
 from proxyd.net.resolver import Resolver
 from proxyd.net.tunnels import Tunnels
+from proxyd.observe.tally import Tally
 from proxyd.serve.current import CurrentPolicy
 from proxyd.serve.handover import AT_ONCE
 from proxyd.serve.judge import Judge
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from proxyd.serve.channel import Channel
     from proxyd.serve.given import Given
 
+BEAT_SECONDS: Final = 1.0  # between two signs of life
+
 
 async def serve(given: Given, sink: Sink, channel: Channel, complain: Callable[[str], None]) -> None:
     """Serve what is given until SIGTERM, then drain; AT_ONCE ends at once.
@@ -63,6 +66,7 @@ async def serve(given: Given, sink: Sink, channel: Channel, complain: Callable[[
                 async with trio.open_nursery() as sessions, trio.open_nursery() as accepting:
                     listeners = Listeners(worker.doorman, accepting, sessions, complain)
                     listeners.change(given.listeners)
+                    accepting.start_soon(_beat, worker.tally)
                     end = _End(worker, accepting, patience)
                     background.start_soon(_hear, signals, worker.log, end)
                     background.start_soon(_obey, Orders(channel, given, partial(worker.install, listeners)), end)
@@ -87,7 +91,8 @@ class Worker:
         self._current = CurrentPolicy(given.in_force, utc_now, self._own_addresses, complain)
         self._ledger = Ledger(given.ledger, given.place, given.handover.workers, given.handover.ledger, time.monotonic)
         self._resolver = Resolver(background, given.routes)
-        self.log = Log(sink, complain)
+        self.tally = Tally(given.tally, given.place, given.handover.ledger)
+        self.log = Log(sink, self.tally, complain)
         self.tunnels = Tunnels()
         background.start_soon(self.tunnels.run)
         self.seams = Seams(
@@ -96,6 +101,7 @@ class Worker:
             resolve=self._resolver.resolve,
             dial=self._dial,
             record=self.log.write,
+            took=self.tally.took,
             now=utc_now,
             ledger=self._ledger,
             keyring=Keyring(),
@@ -104,13 +110,14 @@ class Worker:
             tunnels=self.tunnels,
         )
         self._owners = Owners()
-        self.doorman = Doorman(self.seams, self._owners.of, tunnels_within(file_limit()))
+        self.doorman = Doorman(self.seams, self._owners.of, tunnels_within(file_limit()), self.tally)
         self.doorman.tls = given.tls
 
     def close(self) -> None:
         """Let go of what outlives every client."""
         self._owners.close()
         self._ledger.close()
+        self.tally.close()
 
     async def _dial(self, allow: Allow) -> Dialled:
         """As the policy of this moment says: directly, or through the parent and never otherwise."""
@@ -122,6 +129,7 @@ class Worker:
         self._addresses = given.addresses
         self._current.install(given.in_force)
         self._ledger.change(given.ledger, given.handover.ledger)
+        self.tally.change(given.tally, given.handover.ledger)
         self._resolver.change(given.routes)
         self.doorman.tls = given.tls
         if given.sink is not None:
@@ -173,6 +181,16 @@ class _End:
     def at_once(self) -> None:
         """Wait for nobody."""
         self.patience.cancel()
+
+
+async def _beat(tally: Tally) -> None:
+    """Show that clients are let in here, and that somebody sees to them."""
+    try:
+        while True:
+            tally.beat(time.monotonic())
+            await trio.sleep(BEAT_SECONDS)
+    finally:
+        tally.rest()
 
 
 async def _hear(signals: AsyncIterator[int], log: Log, end: _End) -> None:

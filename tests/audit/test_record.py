@@ -26,7 +26,7 @@ DOCUMENTED: Final = {
     ],
     "close": [
         *("schema", "time", "event", "id", *SUBJECT, "address", *JUDGEMENT, *POLICY),
-        *("outcome", "bytes_up", "bytes_down", "dns_ms", "connect_ms", "duration_ms"),
+        *("outcome", "bytes_up", "bytes_down", "dns_ms", "connect_ms", "first_byte_ms", "duration_ms"),
     ],
     "stop": ["schema", "time", "event", "pid", "connections", *POLICY],
     "reload": [

@@ -81,6 +81,7 @@ def worst(event: str, rule: str = "r" * 64) -> Record:
         bytes_down=2**63,
         dns_ms=123456789.1,
         connect_ms=123456789.1,
+        first_byte_ms=123456789.1,
         duration_ms=123456789.1,
         listening=(f"[{address}]:65535",) * 16,
         connections=2**63,

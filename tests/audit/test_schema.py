@@ -51,6 +51,7 @@ RECORDS: Final = st.builds(
     bytes_down=_count,
     dns_ms=_maybe_ms,
     connect_ms=_maybe_ms,
+    first_byte_ms=_maybe_ms,
     duration_ms=_maybe_ms,
     listening=st.lists(_text, max_size=3).map(tuple),
     connections=_count,

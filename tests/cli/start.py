@@ -33,7 +33,7 @@ class Start:
         self.limits: list[tuple[int, tuple[int, int]]] = []
         self.script: list[tuple[Callable[[], object], ...]] = []
 
-    def crew(self, places: int, ledger: int, complain: Callable[[str], None]) -> Crew:
+    def crew(self, places: int, ledger: int, tally: int, complain: Callable[[str], None]) -> Crew:
         """In the place of a crew: nobody is started."""
         assert isinstance(complain, Complaints)
         self.places.append(places)
@@ -43,7 +43,10 @@ class Start:
             def fill(self, charge: Charge) -> None:
                 start.turn(charge)
 
-        return Nobody(0, ledger, complain)
+            def until_due(self) -> None:
+                """Nobody will be."""
+
+        return Nobody(places, ledger, tally, complain)
 
     def turn(self, charge: Charge) -> None:
         """What happens next; in the end, SIGTERM."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -145,6 +146,31 @@ def test_the_shipped_policies_are_good(name: str, everybodys: list[str], capfd: 
     err = capfd.readouterr().err
     assert re.findall(r"warning: client (\w+) is every account on this host; ", err) == everybodys
     assert err.count("\n") == len(everybodys)
+
+
+def test_r8_a_program_is_told_of_each_file(write: Callable[[str], str], capfd: pytest.CaptureFixture[str]) -> None:
+    """The shape of a bad one is that of a good one; its problems are on stderr, too."""
+    rows = '[[deny]]\nname = "evil"\nreason = "a"\nhosts = ["evil.example"]\n'
+    good, bad = write(POLICY.replace("users = [4711]\n", rows)), write(POLICY.replace("schema = 1", "schema = 2"))
+    assert main(["check", "--json", good, bad]) == 78
+    out, err = capfd.readouterr()
+    one, other = json.loads(out)
+    counts = {"deny": 1, "allow": 0, "permit": 0, "client": 1, "test": 0}
+    (warning,) = one.pop("warnings")
+    assert warning.startswith("client agent is every account on this host; ")
+    assert len(one.pop("digest")) == 64
+    assert one == {
+        "file": good,
+        "good": True,
+        "policy": "gateway",
+        "default": "deny",
+        "mode": "enforce",
+        "counts": counts,
+        "problems": [],
+    }
+    problem = f"{bad}: schema: 2 is no whole number from 1 to 1"
+    assert (other["good"], other["problems"], err) == (False, [problem], f"proxyd: {problem}\n")
+    assert other.keys() == {*one, "digest", "warnings"}
 
 
 def test_check_wants_a_file(capfd: pytest.CaptureFixture[str]) -> None:

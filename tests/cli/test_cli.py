@@ -15,11 +15,14 @@ import pytest
 
 from proxyd import __version__
 from proxyd.cli import check, main, run
+from tests.completion import commands
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
     from pathlib import Path
+
+COMMANDS = [each.name for each in commands() if each.name]
 
 
 @pytest.mark.parametrize("asked", [["--help"], ["-h"]])
@@ -29,8 +32,7 @@ def test_help_says_what_there_is_and_is_0(asked: list[str], capfd: pytest.Captur
     assert ended.value.code == 0
     out, err = capfd.readouterr()
     assert err == ""
-    words = ["--policy FILE", "--version", "check", "explain", "reload", "password", "examples:", "exit status:"]
-    for word in (*words, "69", "74", "78"):
+    for word in ("--policy FILE", "--version", *COMMANDS, "examples:", "exit status:", "69", "74", "78"):
         assert word in out
 
 
@@ -83,6 +85,46 @@ def test_bad_usage_is_2_and_says_what_is_wrong(words: list[str], said: str, capf
     assert out == ""
     assert err.startswith("usage: proxyd")
     assert said in err
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["chekc"], "; did you mean check?\n"),
+        (["diff", "a", "b", "--fail-on", "open"], "; did you mean opens?\n"),
+        (["check", "x", "--jsn"], "unrecognized arguments: --jsn; did you mean --json?\n"),
+        (["log", "x", "y", "--sinc=2h"], "unrecognized arguments: y --sinc=2h; did you mean --since?\n"),
+        (["--polic=x"], "; did you mean --policy?\n"),
+        (["serve"], ""),
+        (["check", "x", "--zzz"], ""),
+        (["log", "x", "y"], ""),
+    ],
+)
+def test_what_was_meant_is_said_where_something_looks_like_it(
+    words: list[str], hint: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By the parser whose word it would be, with its usage."""
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    err = capfd.readouterr().err
+    command = f" {words[0]}" if words[0] in ("check", "diff", "log") else ""
+    assert f"proxyd{command}: error: " in err
+    assert err.endswith(hint)
+    assert ("did you mean" in err) is bool(hint)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shows_an_example_and_what_its_exit_statuses_mean(
+    command: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    out = capfd.readouterr().out
+    assert "\nexample" in out
+    assert f"\n  {'proxyd' if command != 'diff' else 'git show'}" in out
+    assert "\nexit status: 0" in out
+    assert "--json" in out
 
 
 @pytest.mark.parametrize("words", [["ru\x1b[2Jn"], ["check", "x", "--\x1b[2J"], ["--\u202e\x1b[2J"]])

@@ -39,14 +39,15 @@ class Decided:
         self._folder = folder
         self._said = said
 
-    def __call__(self, **facts: Any) -> tuple[int, list[str], str]:  # noqa: ANN401 - fields of a record
-        """The status, the lines, and what is wrong."""
+    def __call__(self, *more: str, **facts: Any) -> tuple[int, list[str], str]:  # noqa: ANN401 - fields of a record
+        """The status, the lines, and what is wrong. more: what else the user types."""
         (self._folder / "policy.toml").write_text(POLICY)
         entries = [{"event": "close", "id": ID, "host": "not.this"}, DECISION | {"id": "other"}, DECISION | facts]
         (self._folder / "log").write_text("".join(f"{json.dumps(each)}\n" for each in entries))
-        status = main(["explain", ID, "--log", f"{self._folder}/log", "--policy", f"{self._folder}/policy.toml"])
+        log, policy = f"{self._folder}/log", f"{self._folder}/policy.toml"
+        status = main(["explain", ID, "--log", log, "--policy", policy, *more])
         out, err = self._said.readouterr()
-        return status, out.splitlines(), err
+        return status, out.replace(f"({policy}:", "(").splitlines(), err
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_a_decision_is_told_and_judged_again_with_the_addresses_of_then(decided:
     status, lines, _ = decided()
     assert status == 0
     assert lines[0] == "2026-11-21T10:00:00.000Z: agent asked for example.com:443: allow"
-    assert lines[-2] == "allow: by listed"
+    assert lines[-2] == "allow: by listed (14: allow[0])"
     assert not any("changed" in line for line in lines)
 
 
@@ -68,7 +69,7 @@ def test_it_says_when_the_policy_has_changed_since(decided: Decided) -> None:
     assert status == 1
     assert lines[0].endswith("agent asked for evil.example:443: deny, x by y")
     assert lines[1] == f"the policy has changed since: 0123456789abcdef then, {DIGEST} now; by the one of now:"
-    assert "deny: name_denied, by evil" in lines
+    assert "deny: name_denied, by evil (19: deny[0])" in lines
 
 
 @pytest.mark.parametrize("addresses", [None, []])
@@ -114,3 +115,23 @@ def test_a_decision_that_is_not_there_is_66(decided: Decided) -> None:
     status, _, err = decided(id="another")
     assert status == 66
     assert f"has no decision {ID}; the id is in the refusal, and in every record" in err
+
+
+def test_a_program_is_told_what_stands_there_and_how_it_is_judged_now(decided: Decided) -> None:
+    status, lines, err = decided("--json", digest="0123456789abcdef", reason="\x7f")
+    told = json.loads("\n".join(lines))
+    assert (status, err, told["verdict"]) == (0, "", "allow")
+    recorded = {name: DECISION[name] for name in ("id", "time", "client", "host", "port", "verdict", "rule")}
+    assert told["recorded"] == recorded | {"digest": "0123456789abcdef", "reason": "\x7f", "policy_has_changed": True}
+    status, lines, _ = decided("--json", host=None)
+    told = json.loads("\n".join(lines))
+    assert (status, told["verdict"], told["steps"], told["remedy"]) == (1, None, [], None)
+    assert told["hint"].startswith("there is nothing to judge")
+    assert told["recorded"]["policy_has_changed"] is False
+
+
+@pytest.mark.parametrize(("facts", "said"), [({"id": "another"}, "has no decision"), ({"port": "x"}, "is damaged")])
+def test_a_program_is_told_why_there_is_nothing(decided: Decided, facts: dict[str, Any], said: str) -> None:
+    status, lines, err = decided("--json", **facts)
+    (problem,) = json.loads("\n".join(lines))["problems"]
+    assert (status, said in problem, err) == (66, True, f"proxyd: {problem}\n")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 
 from proxyd.cli import main
 from proxyd.cli.diff import SHOWN
+from tests.cli.looking_on import look_on
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,6 +127,30 @@ def test_a_person_gets_a_few_and_how_many_more(compare: Compare) -> None:
 def test_everything_is_told_as_that(compare: Compare) -> None:
     _, said = compare(BASE, BASE.replace('default = "deny"', 'default = "allow"')[: BASE.index("[[allow]]") + 1])
     assert "names every other name, every other name without a dot, " in said
+
+
+def test_clients_stand_under_each_other_and_severities_have_colours(
+    compare: Compare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_on(monkeypatch)
+    other = '[[client]]\nname = "a-longer-name"\nnetworks = ["10.0.0.0/8"]\n'
+    _, said = compare(BASE + other, BASE.replace("api.example.com", "b.com") + NAS + other)
+    lines = [line for line in said.splitlines() if "port" in line]
+    assert [re.sub(r"\S*$", "", line.partition("port")[0]) for line in lines[:3]] == [
+        "\x1b[31mhigh\x1b[0m    a-longer-name  opens   permitted host nas.local, ",
+        "\x1b[31mhigh\x1b[0m    agent          opens   permitted host nas.local, ",
+        "\x1b[33mmedium\x1b[0m  a-longer-name  opens   names b.com, ",
+    ]
+    assert lines[-1].startswith("\x1b[2mlow\x1b[0m     agent          closes  names api.example.com")
+
+
+def test_a_bad_policy_is_told_to_a_program(compare: Compare) -> None:
+    status, said = compare("x = 1", "x = 1", "--json")
+    problems = json.loads(said)["problems"]
+    assert (status, [problem.partition(": ")[0].rpartition("/")[2] for problem in problems]) == (
+        78,
+        sorted((["old.toml", "new.toml"] * (len(problems) // 2)), reverse=True),
+    )
 
 
 def test_a_bad_policy_is_78_and_both_are_told(compare: Compare, capfd: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -98,3 +99,24 @@ def test_what_is_no_address_or_name_is_bad_usage(
 def test_a_bad_policy_is_78(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "1.1.1.1:443", "--policy", str(tmp_path / "none.toml")]) == 78
     assert "cannot be read" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["--policy", "nowhere.toml"], 78, "nowhere.toml: cannot be read: No such file or directory"),
+        (["--client", "nobody"], 2, "--client nobody: the policy has no such client; it has: agent, other"),
+        (["--cname", "cdn.example"], 2, "--cname: a chain ends in addresses; add --address IP"),
+        (["--log", "nowhere.jsonl"], 66, "nowhere.jsonl: has no decision example.com:443; the id is in the refusal, "),
+    ],
+)
+def test_a_program_is_told_why_nothing_was_explained(
+    words: list[str], status: int, said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On stdout as JSON, and on stderr as everybody is."""
+    path = tmp_path / "policy.toml"
+    path.write_text(POLICY)
+    assert main(["explain", "example.com:443", "--policy", str(path), *words, "--json"]) == status
+    out, err = capfd.readouterr()
+    (problem,) = json.loads(out)["problems"]
+    assert (problem.startswith(said), err) == (True, f"proxyd: {problem}\n")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 
-from proxyd.cli import main
+from proxyd.cli import judgement, main
+from proxyd.cli.judgement import Judgement, tell
+from tests.cli.looking_on import look_on
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,12 +60,16 @@ STEPS = ("client", "form", "port", "name", "allowlist", "addresses")
 
 @dataclass(frozen=True)
 class Said:
-    """What was printed: the steps as (word, step, what it looked at), the verdict's lines, and what would help."""
+    """What was printed: the steps as (word, step, what it looked at), the verdict's lines, and what would help.
+
+    places: where the rule is written, which is taken out of the lines.
+    """
 
     status: int
     steps: list[tuple[str, str, str]]
     verdict: list[str]
     help: list[str]
+    places: list[str]
 
     @property
     def words(self) -> list[tuple[str, str]]:
@@ -84,11 +91,13 @@ def explain(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Explain:
         out, err = capfd.readouterr()
         assert err == ""
         assert all(line.isprintable() for line in out.splitlines())
-        lines = out.splitlines()
+        place = re.compile(rf" \({path}:(.*)\)$", re.MULTILINE)
+        lines = place.sub("", out).splitlines()
         helps = next((number for number, line in enumerate(lines) if line.startswith(HELPS)), len(lines))
         steps = [line.split(maxsplit=2) for line in lines[:helps] if line.startswith("  ")]
         verdict = [line for line in lines[:helps] if not line.startswith("  ")]
-        return Said(status, [(word, step, what) for word, step, what in steps], verdict, lines[helps:])
+        taken = [(word, step, what) for word, step, what in steps]
+        return Said(status, taken, verdict, lines[helps:], place.findall(out))
 
     return explain
 
@@ -172,6 +181,43 @@ def test_a_denial_is_shown_at_its_step_with_its_rule_and_is_1(
     assert culprit in said.steps[-1][2]
     (line,) = said.verdict
     assert line.startswith(f"deny: {verdict}")
+
+
+@pytest.mark.parametrize(
+    ("words", "places"),
+    [
+        (["https://evil.example/"], ["19: deny[0]"]),
+        (["https://example.com/", "--address", "1.1.1.1"], ["14: allow[0]"]),
+        (["http://localhost:11434/"], ["23: permit[0]"]),
+        (["http://10.0.0.5/", "--address", "1.1.1.1"], []),
+    ],
+)
+def test_a_rule_of_the_policy_is_told_with_where_it_is_written(
+    explain: Explain, words: list[str], places: list[str]
+) -> None:
+    """R8: for who has to find it; a built-in row is in no file."""
+    assert explain(*words).places == places
+
+
+def test_a_row_without_a_name_is_called_by_its_place_once(explain: Explain, tmp_path: Path) -> None:
+    said = explain("https://example.com/", "--address", "1.1.1.1", policy=POLICY.replace('name = "listed"\n', ""))
+    assert (said.places, said.verdict[0]) == ([], f"allow: by {tmp_path}/policy.toml:14: allow[0]")
+
+
+def test_a_row_without_a_header_is_told_without_a_line(explain: Explain) -> None:
+    rows = 'deny = [{name = "evil", reason = "a test", hosts = ["evil.example"]}]\n'
+    policy = rows + POLICY.replace('[[deny]]\nname = "evil"\nreason = "a test"\nhosts = ["evil.example"]\n', "")
+    assert explain("https://evil.example/", policy=policy).places == [" deny[0]"]
+
+
+def test_a_row_whose_file_is_gone_by_now_is_told_without_a_line(
+    explain: Explain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(judgement, "line_of", gone)
+    assert explain("https://evil.example/").places == [" deny[0]"]
 
 
 def test_a_chain_is_judged_name_by_name(explain: Explain) -> None:
@@ -314,3 +360,22 @@ def test_what_is_allowed_or_no_target_needs_no_help(explain: Explain) -> None:
     assert explain("https://example.com/", "--address", "93.184.216.34").help == []
     assert explain("https://example.com/").help == []
     assert explain("http://user@example.com/").help == []
+
+
+def test_what_cannot_be_judged_has_no_verdict_and_is_1(capfd: pytest.CaptureFixture[str]) -> None:
+    """R12: nobody who asks for the exit status takes it for an allowance."""
+    assert tell(Judgement(verdict=None, hint="why"), None, as_json=False) == 1
+    assert capfd.readouterr().out == "why\n"
+
+
+def test_on_a_terminal_verdicts_and_steps_have_colours(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_on(monkeypatch)
+    path = tmp_path / "policy.toml"
+    path.write_text(POLICY)
+    main(["explain", "https://evil.example/", "--policy", str(path)])
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0] == "\x1b[32m  passed  \x1b[0m client     agent"
+    assert lines[3] == "\x1b[31m  refused \x1b[0m name       evil.example"
+    assert lines[4].startswith("\x1b[31mdeny\x1b[0m: name_denied, by evil")

@@ -130,6 +130,41 @@ def test_attack_8_an_agent_that_makes_names_up_fills_nothing(learn: Learn, monke
     assert 'hosts = ["h0.com", "h1.com", "h2.com"]' in toml
 
 
+def test_r8_a_program_is_told_all_of_it(learn: Learn) -> None:
+    told = [asked("b.com"), asked("d.com", client="other"), asked("evil.com", addresses=["10.0.0.5"]), "torn"]
+    status, out, remarks = learn(told, "--json")
+    document = json.loads(out)
+    reason = "learnt from the audit log; say why"
+    assert (status, remarks, document["unread"], document["problems"]) == (0, [], 1, [])
+    assert document["rows"] == [
+        {"beneath": "", "hosts": ["b.com"], "ports": [443], "reason": reason},
+        {"beneath": "other", "hosts": ["d.com"], "ports": [443], "reason": reason},
+    ]
+    assert document["toml"] + "\n" == learn(told)[1]
+    assert [(each["client"], each["opens"], each["hosts"]) for each in document["changes"]] == [
+        ("agent", True, ["b.com"]),
+        ("other", True, ["d.com"]),
+    ]
+    why = "address_denied, by private network"
+    assert document["left_out"] == [{"client": "agent", "host": "evil.com", "port": 443, "times": 1, "why": why}]
+
+
+def test_a_program_is_told_what_went_wrong(learn: Learn, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The log that is missing beside what was learnt from the others; bad usage and a bad policy alone."""
+    learn([])
+    log, policy = f"{tmp_path}/log", f"{tmp_path}/policy.toml"
+    for words, status, said in (
+        ([f"{tmp_path}/nowhere", "--policy", policy], 66, f"{tmp_path}/nowhere: No such file or directory"),
+        ([log, "--policy", f"{tmp_path}/none"], 78, f"{tmp_path}/none: cannot be read: No such file or directory"),
+        ([log, "--policy", policy, "--wildcard", "*.b.com"], 2, "--wildcard: "),
+    ):
+        assert main(["learn", *words, "--json"]) == status
+        out, err = capfd.readouterr()
+        (problem,) = json.loads(out)["problems"]
+        assert problem.startswith(said)
+        assert err == f"proxyd: {problem}\n"
+
+
 def test_torn_lines_and_missing_logs_are_told(learn: Learn, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert "1 lines are no records, and were passed over" in learn([asked("b.com"), "torn"])[2]
     assert main(["learn", f"{tmp_path}/nowhere", "--policy", f"{tmp_path}/policy.toml"]) == 66

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
+import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from proxyd.cli import log as log_module
 from proxyd.cli import main
+from proxyd.cli.progress import Progress
+from tests.cli.looking_on import look_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -165,11 +170,30 @@ def test_attack_9_nothing_that_stands_there_moves_the_cursor(show: Show) -> None
 
 
 def test_on_a_terminal_verdicts_have_colours(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    lines = show([CLOSE, DENIED])
-    assert lines[1].startswith("\x1b[32m")
-    assert lines[2].startswith("\x1b[31m")
+    look_on(monkeypatch)
+    lines = show([CLOSE, DENIED, CLOSE | {"verdict": "error"}, {"event": "stop", "time": CLOSE["time"]}])
+    assert [line.partition("m")[0] for line in lines] == [f"\x1b[{colour}" for colour in (2, 32, 31, 33, 2)]
     assert all(line.endswith("\x1b[0m") for line in lines)
+
+
+def test_how_far_it_is_is_drawn_but_not_over_a_pager(
+    show: Show, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all is filtered out, who waits sees that it goes on; each line that is shown takes the bar's place."""
+    look_on(monkeypatch)
+    times = iter(range(100))
+    progress = partial(Progress, clock=lambda: float(next(times)))
+    monkeypatch.setattr(log_module, "Progress", progress)
+    show([CLOSE])
+    assert main(["log", str(show.path), "--host", "nowhere"]) == 0
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", f"\r\x1b[K[{'#' * 30}] 100% of 0 MB\r\x1b[K")
+    show.path.write_text(f"{json.dumps(CLOSE)}\n{json.dumps(DENIED)}\n")
+    assert main(["log", str(show.path), "--host", "example.com"]) == 0
+    assert re.sub(r"[^\r\x1bK]", "", capfd.readouterr().err) == 2 * "\r\x1bK\r\x1bK", "drawn, wiped away, and again"
+    monkeypatch.setattr(log_module, "is_pipe", lambda stream: stream is sys.stdout)
+    assert main(["log", str(show.path), "--host", "nowhere"]) == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_torn_lines_are_counted_and_missing_files_are_66(show: Show, capfd: pytest.CaptureFixture[str]) -> None:

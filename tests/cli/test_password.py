@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pty
 import select
@@ -102,6 +103,32 @@ def test_a_stdin_that_cannot_be_read_is_no_password() -> None:
     os.close(writing)
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.startswith(b"proxyd: that is no password; ")
+
+
+@pytest.mark.parametrize("generated", [False, True])
+def test_a_program_is_told_the_hash_alone(
+    generated: bool,  # noqa: FBT001 - a table's column
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """R7: the password itself is on stderr, and in no document that somebody keeps."""
+    monkeypatch.setattr(sys, "stdin", piped(SECRET.encode()))
+    assert main(["password", "--json", *(["--generate"] if generated else [])]) == 0
+    out, err = capfd.readouterr()
+    told = json.loads(out)
+    assert told.keys() == {"hash"}
+    assert parse_hash(told["hash"]).fits(err.strip().rpartition(": ")[2] if generated else SECRET)
+
+
+def test_a_program_is_told_what_is_no_password(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", piped(b"\n"))
+    assert main(["password", "--json"]) == 2
+    out, err = capfd.readouterr()
+    (problem,) = json.loads(out)["problems"]
+    assert err == f"proxyd: {problem}\n"
+    assert "that is no password" in problem
 
 
 # Made up

@@ -13,7 +13,7 @@ import pytest
 
 from proxyd.cli import main
 from proxyd.serve import control
-from proxyd.serve.control import Outcome, answer, asks_for_reload, listen
+from proxyd.serve.control import RELOAD, Outcome, answer, asked_for, listen
 from tests.cli.policies import text, write
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def answered(path: str, outcome: Outcome | bytes) -> Iterator[None]:
     def serve() -> None:
         visitor, _ = sock.accept()
         with visitor:
-            assert asks_for_reload(visitor)
+            assert asked_for(visitor) == RELOAD
             if isinstance(outcome, Outcome):
                 answer(visitor, outcome)
             else:
@@ -63,6 +63,31 @@ def test_a_reload_is_0_and_says_what_changed(policy: str, path: str, capfd: pyte
         "deny: +corp\nlimits.tunnels: 10 -> 20\nreloaded: policy gateway; 3 connections cut\n",
         "",
     )
+
+
+def test_a_program_is_told_what_came_of_it(policy: str, path: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """R10, R12: why nothing was reloaded, too, with the same exit status."""
+    with answered(path, Outcome(changes=("deny: +corp",), revoked=3)):
+        assert main(["reload", "--policy", policy, "--json"]) == 0
+    done = {"policy": "gateway", "changes": ["deny: +corp"], "revoked": 3, "problems": []}
+    out, err = capfd.readouterr()
+    assert (json.loads(out), err) == (done, "")
+    with answered(path, Outcome(problems=("another",))):
+        assert main(["reload", "--policy", policy, "--json"]) == 78
+    out, err = capfd.readouterr()
+    assert (json.loads(out), err) == ({"problems": ["not reloaded: another"]}, "proxyd: not reloaded: another\n")
+    assert main(["reload", "--policy", policy, "--json"]) == 69
+    (problem,) = json.loads(capfd.readouterr().out)["problems"]
+    assert problem.endswith("is proxyd running with this policy?")
+
+
+@pytest.mark.parametrize("text", [text(), "x = 1"])
+def test_a_program_is_told_why_nobody_was_asked(
+    text: str, write: Callable[[str], str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["reload", "--policy", write(text), "--json"]) == 78
+    out, err = capfd.readouterr()
+    assert [f"proxyd: {problem}" for problem in json.loads(out)["problems"]] == err.splitlines()
 
 
 def test_nothing_changed_is_said(policy: str, path: str, capfd: pytest.CaptureFixture[str]) -> None:

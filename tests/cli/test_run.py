@@ -5,6 +5,7 @@ What a policy asks for, and what stops the start, is in `test_prepare.py`.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -45,6 +46,22 @@ def test_r12_a_bad_policy_is_78_and_serves_nobody(
     name = write(text().replace("default", "defualt").replace('name = "agent"', "name = 5"))
     assert main(["--policy", name]) == 78
     assert len(capfd.readouterr().err.splitlines()) == 3
+    assert start.served == []
+
+
+def test_memory_that_cannot_be_had_to_count_in_is_69_and_leaves_nothing_open(
+    start: Start, write: Callable[[str], str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`ulimit -f` counts it, though it is no file on a disk."""
+
+    def none(_: int) -> int:
+        raise OSError(errno.EFBIG, "File too large")
+
+    monkeypatch.setattr(run, "new_tally", none)
+    files = open_files()
+    assert main(["--policy", write(text())]) == 69
+    assert open_files() == files
+    assert capfd.readouterr().err.startswith("proxyd: there is no memory to count in: File too large; raise the limits")
     assert start.served == []
 
 

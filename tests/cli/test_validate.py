@@ -11,6 +11,7 @@ from proxyd.cli import main
 from proxyd.cli import validate as validate_module
 from proxyd.net.probe import Answer, Canary, Proxy
 from proxyd.policy.special import SPECIAL_NETWORKS
+from tests.cli.looking_on import look_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 DENIED = Answer(403, "Forbidden: address_denied", 'proxyd; error=destination_ip_prohibited; details="address_denied"')
 OTHERS = Answer(403, "Forbidden")
 FAILED = Answer(502, "Bad Gateway: dns_error", 'proxyd; error=dns_error; details="dns_error"')
+LIMITED = Answer(429, "Too Many Requests: rate_limit", "proxyd; error=http_request_denied")
+UNKNOWN = Answer(407, "Proxy Authentication Required: credential_required", "proxyd; error=http_request_denied")
+FULL = Answer(503, "Service Unavailable: overloaded", "proxyd; error=connection_limit_reached")
 PASSED = Answer(200, "OK")
 DEAD = Answer(failure="Connection refused")
 
@@ -72,12 +76,24 @@ def test_a_proxy_that_refuses_in_so_many_words_passes(world: World, capfd: pytes
 
 @pytest.mark.parametrize(
     ("answer", "verdict", "status"),
-    [(DENIED, "pass", 0), (OTHERS, "unproven", 0), (DEAD, "unproven", 0), (FAILED, "FAIL", 1), (PASSED, "FAIL", 1)],
+    [
+        *(
+            (DENIED, "pass", 0),
+            (OTHERS, "unproven", 0),
+            (DEAD, "unproven", 0),
+            (FAILED, "FAIL", 1),
+            (PASSED, "FAIL", 1),
+        ),
+        *((LIMITED, "unproven", 0), (UNKNOWN, "unproven", 0), (FULL, "unproven", 0)),
+    ],
 )
 def test_only_a_denial_is_a_denial(
     world: World, capfd: pytest.CaptureFixture[str], answer: Answer, verdict: str, status: int
 ) -> None:
-    """A lookup of ours that failed is no denial; of what another proxy says without a signal nobody knows."""
+    """A lookup of ours that failed is no denial; of what another proxy says without a signal nobody knows.
+
+    Nor does anybody of what we refused before we judged it: a client with limits is soon over them here.
+    """
     world.answer = lambda way, target: PASSED if "example.com" in target else answer if "10.0.0.0" in target else DENIED
     found, told = validated(capfd)
     assert found == status
@@ -142,6 +158,29 @@ def test_a_person_sees_a_line_for_each_and_what_it_comes_to(world: World, capfd:
         f"http://127.0.0.1:3128: {1 + count} as they should be, 0 not, "
         f"{count} unproven: refused or failed, without saying that it was a denial"
     )
+
+
+def test_on_a_terminal_verdicts_have_colours(
+    world: World, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what it comes to has that of the worst of them."""
+    look_on(monkeypatch)
+    for answer, verdict, colour in ((DENIED, "pass", 32), (OTHERS, "unproven", 33), (FAILED, "FAIL", 31)):
+        world.answer = lambda way, target, answer=answer: PASSED if "example.com" in target else answer  # type: ignore[misc]
+        main(["validate"])
+        first, *_, one, last = capfd.readouterr().out.splitlines()
+        assert first.startswith("\x1b[32mpass    \x1b[0m  CONNECT  example.com:443")
+        assert one.startswith(f"\x1b[{colour}m{verdict:8}\x1b[0m")
+        assert last.startswith(f"\x1b[{colour}mhttp://127.0.0.1:3128: ")
+
+
+@pytest.mark.parametrize("option", ["--proxy-url", "--allowed-url"])
+def test_a_program_is_told_what_is_no_url(option: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "--json", option, "nowhere"]) == 2
+    out, err = capfd.readouterr()
+    (problem,) = json.loads(out)["problems"]
+    assert problem.startswith(option)
+    assert err == f"proxyd: {problem}\n"
 
 
 @pytest.mark.usefixtures("world")

@@ -22,6 +22,8 @@ SIX = 'http = ["[::1]:3128"]'
         (SIX, "127.0.0.1:3128", False),
         (WILDCARD, "127.0.0.1:3128", True),
         (WILDCARD, "10.0.0.9:3128", False),
+        (f'{LISTENER}\n[admin]\nlisten = "127.0.0.1:9128"\ntoken_file = "/t"', "127.0.0.1:9128", True),
+        (f'{LISTENER}\n[admin]\nlisten = "unix:/run/a"', "127.0.0.1:9128", False),
     ],
 )
 def test_proxyd_is_not_its_own_parent(listener: str, parent: str, *, circular: bool) -> None:

@@ -52,6 +52,8 @@ def test_a_policy_does_not_differ_from_itself_nor_from_another_place_of_its_rows
             "listen.https: [127.0.0.1:3129, systemd:tls] -> [systemd]",
         ),
         ('unix_group = "agents"\n', "", "listen.unix_group: agents -> nothing"),
+        ('"127.0.0.1:9128"', '"[::1]:9128"', "admin.listen: 127.0.0.1:9128 -> [::1]:9128"),
+        ('"/etc/proxyd/token"', '"/run/token"', "admin.token_file: /etc/proxyd/token -> /run/token"),
         ('control = "/run/proxyd/control"\n', "", "listen.control: /run/proxyd/control -> nothing"),
         (
             "prefer_availability = true",

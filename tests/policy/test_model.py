@@ -27,6 +27,12 @@ def test_the_ports_of_a_policy_are_those_that_it_names() -> None:
     assert policy().ports == frozenset()
 
 
+@pytest.mark.parametrize(("place", "ports"), [("127.0.0.1:9128", {3128, 9128}), ("unix:/run/admin", {3128})])
+def test_attack_7_1_the_admin_listeners_port_is_one_of_them(place: str, ports: set[int]) -> None:
+    token = 'token_file = "/t"\n' if len(ports) > 1 else ""
+    assert loaded(f'{MINIMAL}[admin]\nlisten = "{place}"\n{token}').ports == ports
+
+
 @pytest.mark.parametrize("sink", ["stdout", "/var/log/proxyd.jsonl"])
 def test_records_go_to_stdout_or_an_absolute_path(sink: str) -> None:
     assert loaded(MINIMAL + f'[audit]\nto = "{sink}"').audit.to == sink

@@ -82,6 +82,10 @@ credential_file = "parent"
 to = "/var/log/proxyd.jsonl"
 dangerously_prefer_availability = true
 
+[admin]
+listen = "127.0.0.1:9128"
+token_file = "/etc/proxyd/token"
+
 [limits]
 connections = 100
 idle_seconds = 60

@@ -1,4 +1,4 @@
-"""What a supervisor hands over, for the tests of those who take it: a policy, the memory of the limits, listeners."""
+"""What a supervisor hands over, for the tests of those who take it: a policy, two shared memories, listeners."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from netaddr import IPAddress
 
 from proxyd.net.listening import bind
+from proxyd.observe.tally import new_tally
 from proxyd.policy.address import Endpoint
 from proxyd.serve.handover import Files, Handover, PolicyFile
 from proxyd.serve.ledger import EVERYBODY, make_room, new_ledger
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from proxyd.policy.dns import Server
 
 LOOPBACK = Endpoint(IPAddress("127.0.0.1"), 0)
+WORKERS = 4
+"""For as many there is room in the memory of what is counted."""
+ACCOUNTS = (EVERYBODY, "agent", "other")
 
 
 def text(more: str = "", default: str = "allow") -> str:
@@ -48,11 +52,11 @@ def handover(policy: str = "", *listeners: str, workers: int = 1, servers: tuple
         via=VIA,
         workers=workers,
         listeners=listeners,
-        ledger=(EVERYBODY, "agent", "other"),
+        ledger=ACCOUNTS,
     )
 
 
-def ledger(accounts: int = 3) -> int:
+def ledger(accounts: int = len(ACCOUNTS)) -> int:
     """The memory of the limits, with room for the accounts of `handover`: its file descriptor."""
     fd = new_ledger()
     make_room(fd, accounts)
@@ -61,7 +65,7 @@ def ledger(accounts: int = 3) -> int:
 
 def files(handed: Handover, *listeners: socket.socket) -> list[int]:
     """The files that go with it; all of them are the taker's."""
-    return [handed.as_file(), ledger(), *(sock.detach() for sock in listeners)]
+    return [handed.as_file(), ledger(), new_tally(WORKERS), *(sock.detach() for sock in listeners)]
 
 
 def listener() -> socket.socket:

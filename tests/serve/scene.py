@@ -2,7 +2,8 @@
 
 A `World` is what a session is given from outside, and remembers what the session did with it, in order.
 `connected` plays one connection and then holds its records to what must hold after *every* scenario: one decision
-and one closing record for each request, in that order, valid by the published schema, and free of secrets (R7).
+and one closing record for each request, in that order, valid by the published schema, and free of secrets (R7); and
+what is counted is what they say.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from proxyd.serve.keyring import Keyring
 from proxyd.serve.ledger import Place
 from proxyd.serve.seams import Seams
 from proxyd.serve.session import serve_connection
+from proxyd.serve.trail import milliseconds
 from proxyd.serve.visit import Visit
+from tests.serve.counting import hold
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -247,7 +250,7 @@ class World:
     dial_error, sink_error, record_bug: raised instead.
     buggy: whether a bug is what the test is about; anywhere else, none may be complained about.
     events: everything that was done, in order. attempted: every record that was to be written; records: those
-    that were. dialled: each Allow that was dialled.
+    that were. dialled: each Allow that was dialled. timed: what took how many seconds.
     """
 
     policy: Policy = field(default_factory=policy)
@@ -264,6 +267,7 @@ class World:
     attempted: list[Record] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     dialled: list[Allow] = field(default_factory=list)
+    timed: list[tuple[str, float]] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
     snapshots: int = 0
     house: House = field(default_factory=House)
@@ -279,6 +283,7 @@ class World:
             resolve=self._resolve,
             dial=self._dial,
             record=self._record,
+            took=lambda what, seconds: self.timed.append((what, seconds)),
             now=lambda: NOW,
             ledger=cast("Ledger", self.house),
             keyring=Keyring(),
@@ -350,6 +355,12 @@ class World:
             *decisions, last = (each.event for each in pair)
             assert (set(decisions), last) == ({"decision"}, "close")
             assert len(decisions) > 1 if unwritten else len(decisions) == 1
+        for what in ("dns", "connect", "first_byte"):
+            said = [getattr(pair[-1], f"{what}_ms") for pair in pairs.values()]
+            counted = [milliseconds(seconds) for each, seconds in self.timed if each == what]
+            assert sorted(each for each in said if each is not None) == sorted(counted), what
+        if self.record_bug is None:
+            hold(self.attempted, self.records, ["", *(client.name for client in self.policy.client)])
         assert not any(SECRET in line for line in self.complaints)
         return [(pair[0], pair[-1]) for pair in pairs.values()]
 

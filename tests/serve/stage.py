@@ -13,19 +13,21 @@ import signal
 import socket
 import subprocess
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from proxyd.observe.tally import Tally, new_tally
 from proxyd.policy.load import load
 from proxyd.serve import crew as crew_module
 from proxyd.serve.channel import Channel, Message
 from proxyd.serve.charge import Charge
 from proxyd.serve.crew import Crew
 from proxyd.serve.handover import Files, Handover
-from proxyd.serve.ledger import make_room, new_ledger
+from proxyd.serve.ledger import EVERYBODY, MOST_WORKERS, make_room, new_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,6 +43,8 @@ listen.http = ["127.0.0.1:3128"]
 destinations.default = "allow"
 client = [{name = "agent", networks = ["127.0.0.0/8"]}]
 """
+
+ACCOUNTS: Final = (EVERYBODY, "agent")
 
 Sockets = tuple[socket.socket, ...]
 
@@ -61,6 +65,7 @@ def charge(listeners: Mapping[str, Sockets] | None = None, more: str = "", worke
         via="proxyd-test",
         workers=workers,
         listeners=tuple(listeners or ()),
+        ledger=ACCOUNTS,
     )
     return Charge(policy, handover, listeners or {})
 
@@ -95,6 +100,11 @@ class Worker:
     status: int | None = None
     signals: list[int] = field(default_factory=list)
     told: list[Heard] = field(default_factory=list)
+
+    @property
+    def pid(self) -> int:
+        """A number that no process has (proc(5), pid_max)."""
+        return (1 << 22) + id(self) % 1000
 
     def poll(self) -> int | None:
         """The exit status, once it has ended."""
@@ -159,17 +169,25 @@ class Stage:
             "abort": dict,
         }
         self.ledger = new_ledger()
-        make_room(self.ledger, 1)
+        make_room(self.ledger, len(ACCOUNTS))
+        self.tally = new_tally(MOST_WORKERS)
         self._ours: list[_Ours] = []
         self._script: list[tuple[float, Callable[[], object]]] = []
 
     def crew(self, places: int = 1) -> Crew:
         """A crew that nobody is in yet."""
-        return Crew(places, self.ledger, self.complaints.append)
+        return Crew(places, self.ledger, self.tally, self.complaints.append)
 
     def at(self, seconds: float, *acts: Callable[[], object]) -> None:
         """Let something happen that is heard of; several acts follow each other without time between."""
         self._script += [(seconds, act) for act in acts]
+
+    @contextmanager
+    def counting(self, place: int) -> Iterator[Tally]:
+        """What the worker in that place counts."""
+        tally = Tally(os.dup(self.tally), place, ACCOUNTS)
+        yield tally
+        tally.close()
 
     def ends(self, number: int, status: int = 1) -> Callable[[], int]:
         """The worker that was started as the `number`th ends."""
@@ -236,6 +254,7 @@ class Stage:
         for channel in (*self._ours, *(worker.channel for worker in self.started)):
             channel.close()
         os.close(self.ledger)
+        os.close(self.tally)
 
 
 @pytest.fixture

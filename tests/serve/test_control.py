@@ -10,19 +10,20 @@ import stat
 import struct
 import threading
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from proxyd.serve import control
-from proxyd.serve.control import RELOAD, Outcome, answer, ask, asks_for_reload, listen
+from proxyd.serve.control import RELOAD, STATUS, Outcome, Status, answer, ask, ask_status, asked_for, listen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 OUTCOME = Outcome(changes=("deny: +corp", "limits.tunnels: 10 -> 20"), revoked=3)
+STATUS_OF = Status(version="1", pid=7, uid=8, policy="p", file="/p.toml", digest="abc", workers=2, serving=1)
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def says(octets: bytes) -> Callable[[socket.socket], object]:
     """Whoever is asked says this, and hangs up."""
 
     def serve(visitor: socket.socket) -> None:
-        assert asks_for_reload(visitor)
+        assert asked_for(visitor) == RELOAD
         visitor.sendall(octets)
 
     return serve
@@ -152,12 +153,13 @@ def visit(says: bytes) -> tuple[socket.socket, socket.socket]:
 
 
 @pytest.mark.parametrize(
-    ("said", "asks"), [(RELOAD, True), (RELOAD + b"more", True), (b"reload ", False), (b"RELOAD\n", False)]
+    ("said", "asks"),
+    [(RELOAD, True), (STATUS, False), (RELOAD + b"more", False), (b"reload ", False), (b"RELOAD\n", False)],
 )
 def test_only_the_very_word_asks(said: bytes, asks: bool) -> None:  # noqa: FBT001 - a table's column
     theirs, ours = visit(said)
     with theirs, ours:
-        assert asks_for_reload(ours) is asks
+        assert (asked_for(ours) == RELOAD) is asks
 
 
 def test_who_says_nothing_in_time_or_hangs_up_asks_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,10 +168,10 @@ def test_who_says_nothing_in_time_or_hangs_up_asks_for_nothing(monkeypatch: pyte
     monkeypatch.setattr(control, "ASK_SECONDS", 0.001)
     theirs, ours = visit(b"")
     with theirs, ours:
-        assert asks_for_reload(ours) is False
+        assert asked_for(ours) == b""
         theirs.close()
-        assert asks_for_reload(ours) is False
-    assert asks_for_reload(ours) is False, "it is closed"
+        assert asked_for(ours) == b""
+    assert asked_for(ours) == b"", "it is closed"
 
 
 @pytest.mark.parametrize(
@@ -186,7 +188,7 @@ def test_r2_root_and_our_own_account_are_heard_and_nobody_else(
     monkeypatch.setattr(os, "geteuid", lambda: own)
     theirs, ours = visit(RELOAD)
     with theirs, ours:
-        assert asks_for_reload(ours) is heard
+        assert (asked_for(ours) == RELOAD) is heard
         if not heard:
             assert ours.recv(100) == RELOAD
 
@@ -212,7 +214,7 @@ def test_r2_the_kernel_says_who_asks(path: str) -> None:
         visitor, _ = sock.accept()
         with visitor:
             _, said, _ = struct.unpack("=iII", visitor.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-            assert asks_for_reload(visitor) is (said == os.geteuid())
+            assert (asked_for(visitor) == RELOAD) is (said == os.geteuid())
             assert said == uid
         os.waitpid(child, 0)
 
@@ -225,7 +227,7 @@ def test_what_came_of_it_arrives(path: str, outcome: Outcome) -> None:
     """Also what no terminal should see: to escape it is the command's."""
 
     def serve(visitor: socket.socket) -> None:
-        assert asks_for_reload(visitor)
+        assert asked_for(visitor) == RELOAD
         answer(visitor, outcome)
 
     with answered(path, serve):
@@ -238,7 +240,7 @@ def test_a_long_answer_arrives_whole(path: str) -> None:
     assert len(json.dumps(asdict(outcome))) > 500_000
 
     def serve(visitor: socket.socket) -> None:
-        assert asks_for_reload(visitor)
+        assert asked_for(visitor) == RELOAD
         answer(visitor, outcome)
 
     with answered(path, serve):
@@ -250,7 +252,7 @@ def test_who_left_or_does_not_read_is_not_told_and_not_waited_for(monkeypatch: p
     monkeypatch.setattr(control, "ASK_SECONDS", 0.001)
     theirs, ours = visit(RELOAD)
     with theirs, ours:
-        assert asks_for_reload(ours)
+        assert asked_for(ours) == RELOAD
         answer(ours, Outcome(changes=("x" * 10_000_000,)))
     theirs, ours = visit(RELOAD)
     theirs.close()
@@ -304,12 +306,48 @@ def test_r12_what_is_no_outcome_is_no_success(path: str, said: bytes) -> None:
         ask(path)
 
 
+@pytest.mark.parametrize("status", [STATUS_OF, replace(STATUS_OF, policy="söme \x1b\u202e\ud800", serving=0)])
+def test_what_runs_is_told_whole(path: str, status: Status) -> None:
+    """Asked for with a word of its own, that changes nothing."""
+
+    def serve(visitor: socket.socket) -> None:
+        assert asked_for(visitor) == STATUS
+        answer(visitor, status)
+
+    with answered(path, serve):
+        assert ask_status(path) == status
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"{",
+        b"[]",
+        b"7",
+        b"{}",
+        b"[" * 100_000,
+        json.dumps(asdict(OUTCOME)).encode(),
+        *(json.dumps(asdict(STATUS_OF) | {name: value}).encode() for name, value in (("pid", "x"), ("serving", None))),
+        json.dumps({name: value for name, value in asdict(STATUS_OF).items() if name != "digest"}).encode(),
+    ],
+)
+def test_r12_what_is_no_status_is_none(path: str, said: bytes) -> None:
+    """A proxyd from before there was one, or somebody else: never a traceback."""
+
+    def serve(visitor: socket.socket) -> None:
+        assert asked_for(visitor) == STATUS
+        visitor.sendall(said)
+
+    with answered(path, serve), pytest.raises(ValueError):  # noqa: PT011 - of which kind is no matter
+        ask_status(path)
+
+
 def test_one_without_end_is_not_read_for_ever(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory is bounded, whoever is at the other end."""
     monkeypatch.setattr(control, "_LONGEST", 1000)
 
     def serve(visitor: socket.socket) -> None:
-        assert asks_for_reload(visitor)
+        assert asked_for(visitor) == RELOAD
         with pytest.raises(OSError):  # noqa: PT011,PT012 - it is we who hang up
             while True:
                 visitor.sendall(b"[" * 1000)

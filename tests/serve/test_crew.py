@@ -53,15 +53,17 @@ def test_each_worker_is_handed_the_policy_the_ledger_and_its_own_sockets(stage: 
         shared = (stack.enter_context(socket.socket()),)
         given = charge({"127.0.0.1:1": several, "127.0.0.1:2": shared}, workers=3)
         stage.crew(3).fill(given)
-        inodes = [os.fstat(fd).st_ino for fd in (stage.ledger, *(sock.fileno() for sock in (*several, *shared)))]
-    ledger, *own, both = inodes
+        inodes = [
+            os.fstat(fd).st_ino for fd in (stage.ledger, stage.tally, *(sock.fileno() for sock in (*several, *shared)))
+        ]
+    ledger, tally, *own, both = inodes
     assert stage.starts() == [0, 0, 0]
     for place, worker in enumerate(stage.started):
         (told,) = worker.told
         assert worker.command == [sys.executable, "-P", "-m", "proxyd.serve"]
         assert told.message == {"do": "serve", "place": place}
         assert told.handover == given.handover
-        assert [inode for _, inode in told.files[1:]] == [ledger, own[place], both]
+        assert [inode for _, inode in told.files[1:]] == [ledger, tally, own[place], both]
 
 
 def test_no_two_workers_read_the_handover_at_the_same_place_of_one_file(stage: Stage) -> None:
@@ -289,7 +291,7 @@ def test_another_charge_reaches_every_worker_and_each_answer_says_whose_it_is(st
         told = worker.told[1]
         assert told.message == {"do": "prepare", "number": 1, "place": place}
         assert told.handover == after.handover
-        assert told.files[2][1] == inodes[place]
+        assert told.files[3][1] == inodes[place]
 
 
 def test_an_order_is_numbered_and_carries_no_file(stage: Stage) -> None:

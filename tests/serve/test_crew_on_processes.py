@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from proxyd.observe.tally import new_tally
 from proxyd.serve import crew as crew_module
 from proxyd.serve.crew import Crew
 from proxyd.serve.ears import SIGNALS
@@ -56,8 +57,8 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_a_real_process_gets_the_handover_and_no_file_but_its_channel(program: Path) -> None:
     """More than a pipe would hold; a file that others may inherit is not for it, and our signals are blocked in it."""
-    ledger = os.memfd_create("ledger")
-    crew = Crew(1, ledger, pytest.fail)
+    ledger, tally = os.memfd_create("ledger"), new_tally(1)
+    crew = Crew(1, ledger, tally, pytest.fail)
     given = charge(more=f"# {'a long policy' * 600}\n" * 60)
     with Path(os.devnull).open() as other:
         os.set_inheritable(other.fileno(), True)  # noqa: FBT003 - the only way to say it
@@ -70,7 +71,7 @@ def test_a_real_process_gets_the_handover_and_no_file_but_its_channel(program: P
     assert arguments == repr(["-P", "-m", "proxyd.serve"])
     assert files == repr([0, 1, 2])
     assert told == '{"do": "serve", "place": 0}'
-    assert int(count) == 2
+    assert int(count) == 3
     assert {number for number in SIGNALS if int(blocked, 16) & 1 << (number - 1)} == set(SIGNALS)
     assert _arrived(handover) == given.handover
     crew.ending = True
@@ -79,6 +80,7 @@ def test_a_real_process_gets_the_handover_and_no_file_but_its_channel(program: P
     crew.reap()
     assert (bool(crew), worker.returncode) == (False, -signal.SIGKILL)
     os.close(ledger)
+    os.close(tally)
 
 
 def _arrived(text: str) -> Handover:

@@ -5,24 +5,27 @@ Nothing here takes time: a signal that a process sends to itself is there when `
 
 from __future__ import annotations
 
-import errno
 import os
+import resource
+import select
 import selectors
 import signal
 import socket
 import threading
-from contextlib import contextmanager
-from types import SimpleNamespace
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from proxyd.net.listening import bind_unix
+from proxyd.serve import ears as ears_module
+from proxyd.serve.admin import Desk, Page
 from proxyd.serve.ears import COUNTED, SIGNALS, Ears
 from proxyd.serve.handover import AT_ONCE
 from tests.serve.stage import open_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -37,9 +40,9 @@ def blocked() -> Iterator[None]:
 
 
 @contextmanager
-def listening(control: socket.socket | None = None) -> Iterator[Ears]:
+def listening(control: socket.socket | None = None, desk: Any = None) -> Iterator[Ears]:  # noqa: ANN401 - played
     """Ears, closed in the end."""
-    ears = Ears(control)
+    ears = Ears(control, desk)
     try:
         yield ears
     finally:
@@ -204,16 +207,133 @@ def test_signals_come_before_visitors(door: socket.socket) -> None:
         visitor.close()
 
 
-def test_a_visitor_who_could_not_be_let_in_is_no_reason_to_end(door: socket.socket) -> None:
-    """They left, or files ran out."""
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """For as long as it lasts, this process gets no further file."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
-    def accept() -> None:
-        raise OSError(errno.EMFILE, "Too many open files")
 
+class Poll:
+    """In the place of select.poll: how long was waited, and meanwhile a signal may come."""
+
+    def __init__(self, comes: Callable[[], object] = lambda: None) -> None:
+        self.waited: list[float] = []
+        self._comes = comes
+
+    def __call__(self) -> Poll:
+        return self
+
+    def register(self, sock: socket.socket, events: int) -> None:
+        assert (sock.family, events) == (socket.AF_UNIX, select.POLLIN)
+
+    def poll(self, milliseconds: float) -> None:
+        self.waited.append(milliseconds)
+        self._comes()
+
+
+def test_attack_8_a_visitor_who_cannot_be_let_in_is_no_reason_to_end_nor_to_spin(
+    door: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files ran out: they wait still, and would wake us at once, again and again."""
+    poll = Poll()
     with listening(door) as ears, knock(door):
-        selector = ears._selector  # noqa: SLF001 - its map is the only way to a socket that cannot accept
-        selector.modify(door, selectors.EVENT_READ, SimpleNamespace(accept=accept))
-        assert ears.hear(None) == []
+        with no_more_files(), monkeypatch.context() as patched:
+            patched.setattr(select, "poll", poll)
+            assert [ears.hear(None) for _ in range(3)] == [[]] * 3
+        (heard,) = ears.hear(None)
+        assert isinstance(heard, socket.socket)
+        heard.close()
+    assert poll.waited == [100.0] * 3
+
+
+def test_attack_8_a_signal_is_heard_while_nobody_can_be_let_in(
+    door: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends the pause, and one that was heard before is not kept waiting by any."""
+    poll = Poll(lambda: signal.raise_signal(signal.SIGTERM))
+    with listening(door) as ears, knock(door), no_more_files():
+        monkeypatch.setattr(select, "poll", poll)
+        assert ears.hear(None) == [signal.SIGTERM]
+        signal.raise_signal(signal.SIGHUP)
+        assert ears.hear(None) == [signal.SIGHUP]
+    assert poll.waited == [100.0]
+
+
+def test_the_pause_is_ended_by_a_signal(door: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without end, but for it."""
+    monkeypatch.setattr(ears_module, "PAUSE_SECONDS", 3600)
+    with listening(door) as ears, knock(door), no_more_files():
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        assert ears.hear(None) == [signal.SIGCHLD]
+        os.waitpid(child, 0)
+
+
+# The desk
+
+
+class Knocked:
+    """In the place of a desk: something to do for whoever knocks at a door."""
+
+    def __init__(self, door: socket.socket) -> None:
+        self._door = door
+        self.worked = 0
+
+    def fileno(self) -> int:
+        """Readable where there is something to do."""
+        return self._door.fileno()
+
+    def work(self) -> None:
+        """Do it, if files are to be had."""
+        self._door.accept()[0].close()
+        self.worked += 1
+
+
+def test_the_desk_works_when_there_is_something_to_do_and_that_is_nothing_to_be_heard(door: socket.socket) -> None:
+    """ATTACKS 8: one turn at a time, and signals in between."""
+    desk = Knocked(door)
+    with listening(desk=desk) as ears, knock(door), knock(door):
+        assert (ears.hear(None), desk.worked) == ([], 1)
+        signal.raise_signal(signal.SIGTERM)
+        assert (ears.hear(None), desk.worked) == ([signal.SIGTERM], 2)
+        assert (ears.hear(0), desk.worked) == ([], 2)
+
+
+def test_attack_8_a_desk_that_cannot_let_anybody_in_is_no_reason_to_end_nor_to_spin(
+    door: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poll, desk = Poll(), Knocked(door)
+    with listening(desk=desk) as ears, knock(door):
+        with no_more_files(), monkeypatch.context() as patched:
+            patched.setattr(select, "poll", poll)
+            assert ears.hear(None) == []
+        assert (poll.waited, desk.worked) == ([100.0], 0)
+        assert (ears.hear(None), desk.worked) == ([], 1)
+
+
+def test_a_real_desk_wakes_us_for_each_step_and_not_otherwise(tmp_path: Path) -> None:
+    """Its epoll is within ours (epoll(7)): nothing is lost, and idle there is nothing to do."""
+    listener = bind_unix(str(tmp_path / "admin"), 0o600)
+    desk = Desk(listener, str, {"/page": lambda: Page(b"x" * (4 << 20))}, pytest.fail)
+    with listening(desk=desk) as ears, knock(listener) as caller:
+        turns = 0
+        read = b""
+        caller.settimeout(0)
+        caller.sendall(b"GET /page HTTP/1.0\r\n\r\n")
+        while not read.endswith(b"x" * 4096) or len(read) < 4 << 20:
+            assert ears.hear(None) == [], "waits for ever where something was lost"
+            turns += 1
+            with suppress(BlockingIOError):
+                while piece := caller.recv(1 << 20):
+                    read += piece
+        assert turns < 1000
+    desk.close()
 
 
 # The end

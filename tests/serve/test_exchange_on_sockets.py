@@ -110,6 +110,11 @@ async def test_a_connection_is_kept_for_requests_that_may_be_repeated() -> None:
     assert [(decision.verdict, decision.addresses) for decision, _ in trail] == [("allow", (str(PUBLIC),))] * 5
     assert [(close.address, close.status, close.outcome) for _, close in trail] == [(str(PUBLIC), 200, "complete")] * 5
     assert [close.connect_ms is None for _, close in trail] == [False, True, True, True, True]
+    for _, close in trail:
+        assert close.dns_ms is not None
+        assert close.first_byte_ms is not None
+        assert close.duration_ms is not None
+        assert close.dns_ms <= close.first_byte_ms <= close.duration_ms, "each has a time of its own"
 
 
 async def test_a_connection_that_is_kept_ends_with_the_client_s() -> None:
@@ -295,6 +300,8 @@ async def test_a_request_that_a_kept_connection_did_not_answer_is_repeated_once_
     _, (decision, close), _ = world.trail()
     assert (decision.verdict, close.status, close.outcome, close.address) == ("allow", 200, "complete", str(PUBLIC))
     assert close.connect_ms is not None
+    assert close.first_byte_ms is not None
+    assert [what for what, _ in world.timed].count("first_byte") == 3, "what was not answered has none"
 
 
 async def test_attack_3_12_what_is_repeated_is_dialled_by_its_own_permission() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -1131,6 +1132,7 @@ class Between:
 
     def __init__(self, request: h11.Request, idle_seconds: float) -> None:
         self.client, self.origin = End(h11.SERVER), End(h11.CLIENT)
+        self.answered: list[float] = []
         self.it = Forward(
             client=self.client.wire,
             origin=self.origin.wire,
@@ -1140,6 +1142,7 @@ class Between:
             via=VIA,
             idle_seconds=idle_seconds,
             flow=Flow(),
+            answered=lambda: self.answered.append(trio.current_time()),
         )
 
     async def ask(self) -> None:
@@ -1362,3 +1365,43 @@ async def test_a_tunnel_and_a_plain_request_of_one_connection_do_not_mix() -> No
         origin = await world.origin()
         assert (await client.until(HEAD)).split()[1] == b"200"
         await origin.silent()
+
+
+@pytest.mark.parametrize(
+    ("heard", "seconds", "begun"),
+    [
+        (OK, 0.0, [3.0]),
+        (b"HTTP/1.1 103 Early Hints\r\n\r\n", 1.0, []),
+        (b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK, 1.0, [4.0]),
+        (SWITCHING, 1.0, [3.0]),
+        (b"nonsense\r\n\r\n", 0.0, []),
+    ],
+)
+@in_virtual_time
+async def test_an_answer_begins_when_it_came_however_long_the_client_takes_for_it(
+    heard: bytes, seconds: float, begun: list[float]
+) -> None:
+    """And once: interim answers say nothing of it. seconds: for which the client does not read each piece."""
+    fields = [("Host", "x"), ("Connection", "upgrade"), ("Upgrade", "websocket")]
+    forward = _forward(h11.Request(method="GET", target="/", headers=fields))
+    forward.it.upgrade = True
+    await forward.client.peer.send(get("http://example.com/", *UPGRADE))
+    await forward.client.wire.receive_head()
+    send = forward.client.ours.send_all
+
+    async def send_all(data: bytes) -> None:
+        await trio.sleep(seconds)
+        await send(data)
+
+    forward.client.ours.send_all = send_all  # type: ignore[method-assign, assignment]
+    async with trio.open_nursery() as nursery:
+
+        async def origin() -> None:
+            await trio.sleep(3.0)
+            await forward.origin.peer.send(heard)
+            await forward.origin.peer.end()
+
+        nursery.start_soon(origin)
+        with suppress(Failed):
+            await forward.it.run()
+    assert forward.answered == begun

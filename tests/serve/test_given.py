@@ -39,20 +39,20 @@ def taken(path: Path, *where: str, audit: Audit | None = None) -> Given:
 
 
 def test_everything_that_came_is_taken(tmp_path: Path) -> None:
-    """The policy from its bytes, the memory, the listeners in the handover's order, the log opened."""
+    """The policy from its bytes, both memories, the listeners in the handover's order, the log opened."""
     before = open_files()
     handed = handover(logging_to(tmp_path / "log"), "a", "b", workers=4)
     sockets = [listener(), listener()]
     names = [sock.getsockname() for sock in sockets]
     came = files(handed, *sockets)
-    memory = inode(came[1])
+    memories = [inode(number) for number in came[1:3]]
     given = Given.take(MESSAGE, came)
     assert (given.handover, given.policy, given.place) == (handed, handed.policy(), 3)
-    assert inode(given.ledger) == memory
+    assert [inode(given.ledger), inode(given.tally)] == memories
     assert given.described == tuple(f"127.0.0.1:{port}" for _, port in names)
     assert {where: sock.getsockname() for where, sock in given.listeners.items()} == dict(zip("ab", names, strict=True))
     assert isinstance(given.sink, FileSink)
-    assert len(open_files()) == len(before) + 4, "memory, two listeners, the log; the handover is read and closed"
+    assert len(open_files()) == len(before) + 5, "two memories, two listeners, the log; the handover is read and closed"
     given.let_go()
     assert open_files() == before
 
@@ -140,10 +140,11 @@ def _one_more(came: list[int]) -> list[int]:
         pytest.param("", _cut_off, ValueError, "column", id="handover-cut-off"),
         pytest.param("schema = 1", list, PolicyError, "name", id="policy-is-none"),
         pytest.param(logging_to(Path("/nowhere/log")), list, OSError, "No such file", id="log"),
-        pytest.param("", _dropping(3), ValueError, "not all files arrived", id="a-listener-is-missing"),
-        pytest.param("", _dropping(2, 3), ValueError, "not all files arrived", id="all-listeners-are-missing"),
-        pytest.param("", _dropping(1, 2, 3), ValueError, "not all files arrived", id="all-but-the-handover"),
-        pytest.param("", _dropping(0, 1, 2, 3), ValueError, "not all files arrived", id="no-file-arrived"),
+        pytest.param("", _dropping(4), ValueError, "not all files arrived", id="a-listener-is-missing"),
+        pytest.param("", _dropping(3, 4), ValueError, "not all files arrived", id="all-listeners-are-missing"),
+        pytest.param("", _dropping(2, 3, 4), ValueError, "not all files arrived", id="a-memory-is-missing"),
+        pytest.param("", _dropping(1, 2, 3, 4), ValueError, "not all files arrived", id="all-but-the-handover"),
+        pytest.param("", _dropping(0, 1, 2, 3, 4), ValueError, "not all files arrived", id="no-file-arrived"),
         pytest.param("", _one_more, ValueError, "not all files arrived", id="one-too-many"),
     ],
 )
@@ -168,3 +169,13 @@ def test_where_records_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     sink = open_sink(Audit(to=str(tmp_path / "log")))
     assert isinstance(sink, FileSink)
     sink.close()
+
+
+def test_attack_7_1_every_port_that_the_policy_names_is_our_own(tmp_path: Path) -> None:
+    """Also that of the admin listener, of which no worker has a socket: nobody reaches it through the proxy."""
+    lines = '[admin]\nlisten = "127.0.0.1:9128"\ntoken_file = "/nowhere/token"\n'
+    policy = f"{logging_to(tmp_path / 'log')}{lines}".replace('"127.0.0.1:0"', '"127.0.0.1:0", "[::1]:3128"')
+    given = Given.take(MESSAGE, files(handover(policy, "a"), listener()))
+    (port,) = (each.port for each in given.endpoints)
+    assert given.in_force.ports == {port, 3128, 9128}
+    given.let_go()

@@ -10,12 +10,14 @@ from netaddr import IPAddress
 from trio.testing import memory_stream_pair
 
 from proxyd.serve.listener import STRANGERS, TURNED_AWAY, Doorman
+from tests.serve.counting import Counting
 from tests.serve.scene import Peer, World, connect, exchange, get, in_virtual_time, policy
 
 if TYPE_CHECKING:
     import socket
 
     from proxyd.net.stream import TcpStream
+    from proxyd.observe.tally import Tally
     from proxyd.policy.model import Policy
 
 STRANGER: Final = "10.9.9.9"  # no [[client]] has this address
@@ -33,7 +35,8 @@ class Front:
         self, world: World, nursery: trio.Nursery, *, capacity: int = 1000, account: int | None = None
     ) -> None:
         self.asked: list[object] = []
-        self.doorman = Doorman(world.seams, self._owner_of, capacity)
+        self.counting = Counting()
+        self.doorman = Doorman(world.seams, self._owner_of, capacity, cast("Tally", self.counting))
         self._account = account
         self._nursery = nursery
 
@@ -67,6 +70,7 @@ async def test_a_client_that_says_nothing_is_let_go_without_a_record() -> None:
         await inside.leave()
     assert (front.doorman.served, world.house.connections) == (4, 0)
     assert len(world.trail()) == 1
+    assert front.counting.noted == ["accepted"] * 4, "of those who are on no record, it is known how many there were"
 
 
 @pytest.mark.parametrize(("policy", "capacity"), [(full_at(2), 1000), (full_at(1000), 2)])
@@ -149,9 +153,11 @@ async def test_only_so_many_are_told_at_once_and_more_are_just_closed() -> None:
         front = Front(world, nursery)
         inside = await front.knock()
         told = [await front.knock() for _ in range(TURNED_AWAY)]
+        assert front.counting.noted == ["accepted"] * (1 + TURNED_AWAY)
         closed = await front.knock()
         await closed.closed()
         assert [record.event for record in world.records] == ["decision"] * TURNED_AWAY
+        assert front.counting.noted[-2:] == ["accepted", "dropped"], "nothing else tells of it"
         for client in told:
             assert (await client.answer()).status == 503
         await trio.sleep(1.5)
@@ -207,6 +213,7 @@ async def test_only_so_many_strangers_are_heard_at_once_and_more_are_just_closed
         strangers = [await front.knock(STRANGER) for _ in range(STRANGERS)]
         await (await front.knock(STRANGER)).closed()
         assert (STRANGERS, front.doorman.served, world.records) == (64, 64, [])
+        assert front.counting.noted == [*["accepted"] * (STRANGERS + 1), "dropped"]
         await strangers.pop().leave()
         await trio.testing.wait_all_tasks_blocked()
         strangers.append(await front.knock(STRANGER))

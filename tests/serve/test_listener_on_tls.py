@@ -16,6 +16,7 @@ from trio.testing import memory_stream_pair
 from proxyd.policy.snapshot import Peer as Guest
 from proxyd.serve import listener as listener_module
 from proxyd.serve.listener import HANDSHAKE_SECONDS, HANDSHAKES, STRANGERS, Doorman
+from tests.serve.counting import Counting
 from tests.serve.scene import Peer, World, get, in_virtual_time, policy
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from trio.testing import MemoryReceiveStream, MemorySendStream
 
     from proxyd.net.stream import TcpStream
+    from proxyd.observe.tally import Tally
 
 STRANGER: Final = "10.9.9.9"  # no [[client]] has this address
 FULL_AT_ONE: Final = policy("[limits]\nconnections = 1\n")
@@ -80,7 +82,8 @@ class Front:
     """A doorman whose clients speak TLS, as far as the test says."""
 
     def __init__(self, world: World, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.doorman = Doorman(world.seams, lambda _: None, 1000)
+        self.counting = Counting()
+        self.doorman = Doorman(world.seams, lambda _: None, 1000, cast("Tally", self.counting))
         self.doorman.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._sessions = nursery
         monkeypatch.setattr(listener_module, "TlsStream", Secured)
@@ -139,9 +142,12 @@ async def test_only_so_many_handshakes_are_made_at_once_and_more_are_just_closed
     async with trio.open_nursery() as nursery:
         front = Front(world, nursery, monkeypatch)
         silent = [await front.comes(_never_speaks) for _ in range(HANDSHAKES)]
+        assert front.counting.noted == []
         await (await front.comes(_agrees)).closed()
+        assert front.counting.noted == ["dropped"]
         for each in silent:
             assert await each.rest() == b""
+        assert front.counting.noted == ["dropped"], "to be silent is another matter"
         client = await front.comes(_agrees)
         await client.send(get("http://127.0.0.1/"))
         assert (await client.answer()).reason == "address_denied"
@@ -157,6 +163,7 @@ async def test_attack_8_strangers_who_never_shake_hands_keep_no_client_waiting(m
         front = Front(world, nursery, monkeypatch)
         silent = [await front.comes(_never_speaks, STRANGER) for _ in range(STRANGERS)]
         await (await front.comes(_agrees, STRANGER)).closed()
+        assert front.counting.noted == ["dropped"]
         client = await front.comes(_agrees)
         await client.send(get("http://127.0.0.1/"))
         assert (await client.answer()).status == 403

@@ -131,7 +131,7 @@ async def test_what_was_made_ready_is_forgotten(do: str) -> None:
         assert await supervisor.ask("prepare", DENYING) == {"ready": True}
         ready = open_files()
         assert await supervisor.ask(do) == {}
-        assert len(open_files()) == len(ready) - 4, "its memory, its listener, its log: a device is opened twice"
+        assert len(open_files()) == len(ready) - 5, "its two memories, its listener, its log: a device is opened twice"
         assert await supervisor.ask("commit") == {}
         assert supervisor.installed == []
 

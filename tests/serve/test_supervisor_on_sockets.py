@@ -5,6 +5,7 @@ They are real, and each is closed exactly when it is due. What a reload is, `tes
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from proxyd import __version__
 from proxyd.audit.sink import FileSink
 from proxyd.serve import control
 from proxyd.serve.charge import Charge
-from proxyd.serve.control import RELOAD, Outcome
+from proxyd.serve.control import RELOAD, STATUS, Outcome
 from tests.serve.reign import DENIED, Reign, answers, hup, reign, term
 from tests.serve.stage import Sockets, Stage, charge, open_files, stage
 
@@ -169,6 +171,36 @@ def test_who_asks_for_a_reload_is_told_what_came_of_it(stage: Stage) -> None:
     assert told == run.outcomes() == [Outcome(changes=("deny: +corp",), revoked=2)]
     assert b'"deny: +corp"' in said
     assert ours.fileno() == -1
+
+
+@pytest.mark.parametrize("more", ["", DENIED])
+def test_who_asks_what_runs_is_told_what_is_in_force(stage: Stage, more: str) -> None:
+    """For `proxyd audit`: and nothing changes by it."""
+    given = charge(more=more, workers=2)
+    run = Reign(stage, given, 2)
+    theirs, ours = asker(STATUS)
+
+    def serves() -> int:
+        with stage.counting(1) as tally:
+            tally.beat(stage.now)
+        return signal.SIGCHLD
+
+    stage.at(1, serves, lambda: ours, term, stage.all_end)
+    run.run()
+    with theirs:
+        said = json.loads(theirs.recv(65536))
+        assert theirs.recv(1) == b""
+    assert said == {
+        "version": __version__,
+        "pid": os.getpid(),
+        "uid": os.geteuid(),
+        "policy": "gateway",
+        "file": "p.toml",
+        "digest": given.policy.digest,
+        "workers": 2,
+        "serving": 1,
+    }
+    assert (run.told, stage.orders(), ours.fileno()) == ([], [[], []], -1)
 
 
 @pytest.mark.parametrize("says", [b"relode\n", b"reload", b"GET / HTTP/1.1\r\n\r\n"])

@@ -96,14 +96,20 @@ async def test_a_closing_record_says_how_it_ended_under_the_same_id() -> None:
     it = trail(world)
     it.asked(Asked("http", parse_authority("example.com:80"), "/"))
     it.allowed(allow(world.policy))
-    it.learn(status=200, address="93.184.216.34", dns_ms=1.5, connect_ms=2.5)
-    await trio.sleep(1.25)
+    it.learn(status=200, address="93.184.216.34")
+    it.took("dns", 0.0015)
+    it.took("connect", 0.0025)
+    await trio.sleep(1.0)
+    it.answered()
+    await trio.sleep(0.25)
     it.close("complete", Flow(3, 5))
     decision, close = world.only()
     assert decision.id == close.id == it.id
     assert (close.host, close.port, close.verdict, close.address) == ("example.com", 80, "allow", "93.184.216.34")
     assert (close.outcome, close.bytes_up, close.bytes_down, close.status) == ("complete", 3, 5, 200)
-    assert (close.dns_ms, close.connect_ms, close.duration_ms) == (1.5, 2.5, 1250.0)
+    assert (close.dns_ms, close.connect_ms) == (1.5, 2.5)
+    assert (close.first_byte_ms, close.duration_ms) == (1000.0, 1250.0)
+    assert world.timed == [("dns", 0.0015), ("connect", 0.0025), ("first_byte", 1.0)]
 
 
 @in_virtual_time
@@ -112,10 +118,13 @@ async def test_the_duration_begins_with_the_end_of_the_head() -> None:
     it = trail(world)
     await trio.sleep(10.0)
     it.head_received()
-    await trio.sleep(0.5)
+    await trio.sleep(0.25)
+    it.answered()
+    await trio.sleep(0.25)
     it.refused(Reason.HEAD_TIMEOUT, 408, None)
     it.close("refused", Flow())
-    assert world.only()[1].duration_ms == 500.0
+    close = world.only()[1]
+    assert (close.first_byte_ms, close.duration_ms) == (250.0, 500.0)
 
 
 @in_virtual_time

@@ -13,6 +13,7 @@ import pytest
 import trio
 from netaddr import IPAddress, IPNetwork
 
+from proxyd.observe.tally import new_tally
 from proxyd.policy.address import Endpoint
 from proxyd.policy.snapshot import Own
 from proxyd.serve import worker as worker_module
@@ -21,7 +22,7 @@ from proxyd.serve.current import CurrentPolicy
 from proxyd.serve.handover import AT_ONCE
 from proxyd.serve.judge import Judge
 from proxyd.serve.worker import serve, utc_now
-from tests.serve.handed import listener
+from tests.serve.handed import WORKERS, ledger, listener
 from tests.serve.scene import SCHEMA, connect, get, policy
 from tests.serve.working import Log, Worker, echo, given, permitting, refuses, running, send
 
@@ -243,7 +244,10 @@ async def test_a_worker_does_not_connect_to_itself(tmp_path: Path) -> None:
 async def test_the_bound_addresses_are_our_own_whatever_the_host_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ATTACKS 2.17: also where the host tells nothing of itself, as beside Linux; and the host's stay ours, too."""
+    """ATTACKS 2.17: also where the host tells nothing of itself, as beside Linux; and the host's stay ours, too.
+
+    So does the port that the policy names, whatever the system chose.
+    """
     made: list[CurrentPolicy] = []
 
     class Noted(CurrentPolicy):
@@ -255,7 +259,7 @@ async def test_the_bound_addresses_are_our_own_whatever_the_host_says(
     for told in (frozenset[IPNetwork](), frozenset({IPNetwork("198.51.100.0/24")})):
         monkeypatch.setattr(worker_module, "own_addresses", lambda told=told: told)
         async with running(Log(tmp_path / "log"), policy()) as worker:
-            assert made[-1]().own == Own(frozenset({worker.where.port}), told | {IPNetwork(worker.where.address)})
+            assert made[-1]().own == Own(frozenset({worker.where.port, 3128}), told | {IPNetwork(worker.where.address)})
 
 
 async def test_a_worker_that_cannot_know_its_own_addresses_does_not_start(
@@ -269,7 +273,7 @@ async def test_a_worker_that_cannot_know_its_own_addresses_does_not_start(
     monkeypatch.setattr(worker_module, "own_addresses", unreadable)
     log = Log(tmp_path / "log")
     ours, theirs = Channel.pair()
-    what = given(policy(), listener())
+    what = given(policy(), listener(), ledger(), new_tally(WORKERS))
     with pytest.RaisesGroup(PermissionError, allow_unwrapped=True):
         await serve(what, log, ours, pytest.fail)
     what.let_go()

@@ -12,12 +12,13 @@ from netaddr import IPAddress
 
 from proxyd.audit.sink import FileSink, SinkError
 from proxyd.net.listening import bind
+from proxyd.observe.tally import new_tally, read_totals
 from proxyd.policy.address import Endpoint
 from proxyd.serve.channel import Channel
 from proxyd.serve.complaints import Complaints
 from proxyd.serve.given import Given
 from proxyd.serve.worker import serve
-from tests.serve.handed import LOOPBACK, files, handover, ledger
+from tests.serve.handed import ACCOUNTS, LOOPBACK, WORKERS, files, handover, ledger
 from tests.serve.scene import Peer, connect, policy
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from proxyd.audit.record import Record
+    from proxyd.observe.tally import Totals
     from proxyd.policy.model import Policy
     from proxyd.serve.channel import Message
     from proxyd.serve.handover import Handover
@@ -56,12 +58,16 @@ class Log(FileSink):
 
 
 class Worker:
-    """A worker that runs. ended: once `serve` has returned. supervisor: the other end of its channel."""
+    """A worker that runs. ended: once `serve` has returned. supervisor: the other end of its channel.
 
-    def __init__(self, log: Log, where: Endpoint, supervisor: Channel, memory: int) -> None:
+    memory, tally: that of the limits, and that of what is counted.
+    """
+
+    def __init__(self, log: Log, where: Endpoint, supervisor: Channel, memory: int, tally: int) -> None:
         self.log = log
         self.where = where
         self.memory = memory
+        self.tally = tally
         self.ended = trio.Event()
         self._supervisor = supervisor
         self._number = 0
@@ -78,8 +84,9 @@ class Worker:
         if policy:
             (again,) = bind(LOOPBACK)  # the worker has its own already, and closes this one
             came = files(handover(policy, *names), again, *listeners)
-            os.close(came[1])
-            came[1] = os.dup(self.memory)
+            for number, shared in enumerate((self.memory, self.tally), 1):
+                os.close(came[number])
+                came[number] = os.dup(shared)
         self._supervisor.send({"do": do, "number": self._number, "place": 0}, came)
         for number in came:
             os.close(number)
@@ -105,6 +112,10 @@ class Worker:
         await client.stream.send_all(connect(str(to)))
         assert (await client.until(b"\r\n\r\n")).split()[1] == b"200"
         return client
+
+    def counted(self) -> Totals:
+        """What it has counted so far."""
+        return read_totals(self.tally, 1, ACCOUNTS)
 
     def events(self) -> list[str]:
         """What is on record."""
@@ -133,10 +144,10 @@ async def refuses(where: Endpoint) -> bool:
     return False
 
 
-def given(made: Policy, sock: socket.socket, handed: Handover | None = None, memory: int | None = None) -> Given:
-    """What a worker serves by."""
+def given(made: Policy, sock: socket.socket, memory: int, tally: int, handed: Handover | None = None) -> Given:
+    """What a worker serves by; all of it is the worker's."""
     handed = handover("", WHERE) if handed is None else handed
-    return Given(handed, made, 0, ledger() if memory is None else memory, {WHERE: sock}, None, None)
+    return Given(handed, made, 0, memory, tally, {WHERE: sock}, None, None)
 
 
 @asynccontextmanager
@@ -145,14 +156,14 @@ async def running(log: Log, made: Policy, handed: Handover | None = None) -> Asy
     (sock,) = bind(LOOPBACK)
     port = sock.getsockname()[1]
     ours, theirs = Channel.pair()
-    memory = ledger()
-    worker = Worker(log, Endpoint(IPAddress("127.0.0.1"), port), theirs, memory)
+    memory, tally = ledger(), new_tally(WORKERS)
+    worker = Worker(log, Endpoint(IPAddress("127.0.0.1"), port), theirs, memory, tally)
     try:
         with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
 
                 async def run() -> None:
-                    await serve(given(made, sock, handed, os.dup(memory)), log, ours, Complaints())
+                    await serve(given(made, sock, os.dup(memory), os.dup(tally), handed), log, ours, Complaints())
                     worker.ended.set()
 
                 nursery.start_soon(run)
@@ -163,6 +174,7 @@ async def running(log: Log, made: Policy, handed: Handover | None = None) -> Asy
         worker.lose_supervisor()
         ours.close()
         os.close(memory)
+        os.close(tally)
         log.close()
 
 

@@ -1,0 +1,1 @@
+"""What `deploy/` ships is held to what proxyd says and does."""

@@ -1,0 +1,112 @@
+"""Signs of life of the workers: who serves, who is stuck, how many died. On the stage's clock; nobody waits."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from proxyd.observe import tally
+from proxyd.observe.tally import read_totals
+from proxyd.serve.crew import STUCK_SECONDS
+from tests.serve.stage import ACCOUNTS, Stage, charge, stage
+
+if TYPE_CHECKING:
+    from proxyd.serve.crew import Crew
+
+__all__ = ["stage"]
+
+
+def beats(stage: Stage, *places: int) -> None:
+    """Those workers show that they let clients in."""
+    for place in places:
+        with stage.counting(place) as tally:
+            tally.beat(stage.now)
+
+
+@pytest.fixture
+def crew(stage: Stage) -> Crew:
+    """Three, who have just been started."""
+    stage.now = 1000.0
+    crew = stage.crew(3)
+    crew.fill(charge(workers=3))
+    return crew
+
+
+def test_who_has_shown_nothing_yet_neither_serves_nor_is_stuck(crew: Crew) -> None:
+    assert (crew.serving, crew.stuck) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "serving", "stuck"), [(0, 3, 0), (1, 3, 0), (STUCK_SECONDS - 0.001, 3, 0), (STUCK_SECONDS, 1, 2)]
+)
+def test_attack_8_who_shows_no_more_sign_of_life_is_stuck(
+    stage: Stage, crew: Crew, seconds: float, serving: int, stuck: int
+) -> None:
+    """There should be one each second; a worker that was slow for some is not one to be restarted."""
+    beats(stage, 0, 1, 2)
+    stage.now += seconds
+    beats(stage, 1)
+    assert (crew.serving, crew.stuck) == (serving, stuck)
+    assert STUCK_SECONDS == 20.0
+
+
+def test_who_rests_is_not_stuck(stage: Stage, crew: Crew) -> None:
+    """It drains, for as long as the policy says."""
+    beats(stage, 0, 1, 2)
+    with stage.counting(1) as tally:
+        tally.rest()
+    stage.now += 3600
+    assert (crew.serving, crew.stuck) == (0, 2)
+
+
+def test_who_died_serves_no_more_and_neither_does_who_comes_next_before_it_shows(stage: Stage, crew: Crew) -> None:
+    """By whatever it ended, and stuck or not; all that was open with it ends, and what it has counted stays."""
+    beats(stage, 0, 1, 2)
+    with stage.counting(1) as tally:
+        tally.accepted()
+    stage.now += STUCK_SECONDS
+    beats(stage, 0)
+    stage.ends(1, -signal.SIGKILL)()
+    crew.reap()
+    assert (crew.serving, crew.stuck, crew.deaths) == (1, 1, 1)
+    stage.now += 1
+    crew.fill(charge(workers=3))
+    assert (crew.serving, crew.stuck) == (1, 1)
+    beats(stage, 1)
+    assert (crew.serving, crew.stuck) == (2, 1)
+    assert read_totals(crew.tally, 3, ACCOUNTS).connections == 1
+
+
+def test_a_death_is_one_that_nobody_asked_for(stage: Stage, crew: Crew) -> None:
+    stage.ends(0)()
+    crew.reap()
+    crew.reap()
+    crew.ending = True
+    stage.all_end()
+    crew.reap()
+    assert (crew.deaths, bool(crew)) == (1, False)
+
+
+def test_processes_are_told_by_their_places(stage: Stage, crew: Crew) -> None:
+    """Who died is none: its number may be another process's by now."""
+    assert crew.processes == {f"worker-{place}": worker.pid for place, worker in enumerate(stage.started)}
+    stage.ends(1)()
+    crew.reap()
+    assert list(crew.processes) == ["worker-0", "worker-2"]
+
+
+def test_a_death_in_the_turn_of_a_reload_ends_what_was_open_with_new_clients_too(
+    stage: Stage, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is reaped before anybody is started with the new policy."""
+    struck: list[int] = []
+    monkeypatch.setattr(tally, "strike_out", lambda fd, place, accounts: struck.append(accounts))
+    after = charge(workers=3)
+    accounts = ("", *(f"client-{number}" for number in range(9)))
+    crew.hand_over(replace(after, handover=replace(after.handover, ledger=accounts)), "prepare")
+    stage.ends(1)()
+    crew.reap()
+    assert struck == [10]
