@@ -114,7 +114,7 @@ class Canary:
         """address: of loopback. Raises OSError where this host has no such address."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.word = secrets.token_hex(16)
-        self.reached = False
+        self._came = threading.Event()
         self._sock = socket.create_server((address, 0), family=family)
         self.port: int = self._sock.getsockname()[1]
         self._thread = threading.Thread(target=self._listen, daemon=True)
@@ -131,6 +131,14 @@ class Canary:
         self._sock.close()
         self._thread.join(PATIENCE_SECONDS)
 
+    def forget(self) -> None:
+        """Whoever has come was known; from here on it is about the next one."""
+        self._came.clear()
+
+    def comes(self, seconds: float = 0.0) -> bool:
+        """Whether anybody has come since then, or does within so many seconds."""
+        return self._came.wait(seconds)
+
     def _listen(self) -> None:
         with suppress(OSError):
             while True:
@@ -139,7 +147,7 @@ class Canary:
 
     def _hear(self, client: socket.socket) -> None:
         """A connection alone is somebody: who is told to keep away must not even connect."""
-        self.reached = True
+        self._came.set()
         with suppress(OSError), client:
             client.settimeout(1)
             client.recv(_LONGEST_REQUEST)

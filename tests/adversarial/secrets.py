@@ -118,7 +118,7 @@ def _cut(text: bytes, size: int) -> Iterator[bytes]:
     return (text[at : at + size] for at in range(len(text) - size + 1))
 
 
-LEDGER = "/memfd:proxyd-limits (deleted)"
+SHARED = {f"/memfd:proxyd-{what} (deleted)": what for what in ("limits", "tally")}
 """The memory that all workers share: counts, and no word of a request."""
 
 
@@ -166,9 +166,9 @@ class Watch:
             for descriptor in (proc / "fd").iterdir():
                 with suppress(FileNotFoundError):  # a connection that was closed by now
                     files.add(str(descriptor.readlink()))
-                    if str(descriptor.readlink()) == LEDGER:
-                        self.look("memory of the limits", descriptor.read_bytes())
-            ours = {str(proxy.audit), str(proxy.errors), LEDGER}
+                    if what := SHARED.get(str(descriptor.readlink())):
+                        self.look(f"memory of the {what}", descriptor.read_bytes())
+            ours = {str(proxy.audit), str(proxy.errors), *SHARED}
             assert [file for file in files - ours if re.match(r"/(?!dev/)", file)] == [], "nothing is spooled to a file"
 
     def look_behind(self, scene: Scene, proxy: Daemon, at_origin: Collection[Plant] = ()) -> None:

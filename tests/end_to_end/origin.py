@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+_WILDCARDS = ("0.0.0.0", "::")
+
+
 @dataclass
 class Listener:
     """Accepts on some addresses at one port and hands each connection to `serve`, in a thread of its own."""
@@ -19,8 +22,9 @@ class Listener:
     serve: Callable[[socket.socket], None]
     addresses: tuple[str, ...]
     port: int = 0
-    connections: int = 0
+    _arrived: int = 0
     _sockets: list[socket.socket] = field(default_factory=list)
+    _markers: dict[tuple[str, int], threading.Event] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for address in self.addresses:
@@ -35,6 +39,24 @@ class Listener:
             self._sockets.append(sock)
             threading.Thread(target=self._accept, args=(sock,), daemon=True).start()
 
+    @property
+    def connections(self) -> int:
+        """How many have arrived, those too that this thread has not been told of yet.
+
+        The kernel hands connections out in their order: once one of our own has come, all before it have. At a wildcard
+        that cannot be asked: nobody knows our own by where it comes from.
+        """
+        for address, sock in zip(self.addresses, self._sockets, strict=True):
+            if address in _WILDCARDS:
+                continue
+            with contextlib.suppress(OSError), socket.socket(sock.family) as marker:
+                marker.bind((address, 0))
+                came = self._markers[marker.getsockname()[:2]] = threading.Event()
+                marker.settimeout(20)
+                marker.connect((address, self.port))
+                came.wait(20)
+        return self._arrived
+
     def close(self) -> None:
         """Stop listening."""
         for sock in self._sockets:
@@ -45,10 +67,14 @@ class Listener:
     def _accept(self, sock: socket.socket) -> None:
         while True:
             try:
-                connection, _ = sock.accept()
+                connection, peer = sock.accept()
             except OSError:
                 return
-            self.connections += 1
+            if marked := self._markers.pop(peer[:2], None):
+                connection.close()
+                marked.set()
+                continue
+            self._arrived += 1
             threading.Thread(target=self._run, args=(connection,), daemon=True).start()
 
     def _run(self, connection: socket.socket) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import ssl
 import subprocess
+import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -63,6 +64,7 @@ class Listening:
     addresses: tuple[str, ...]
     port: int = 443
     heard: list[bytes] = field(default_factory=list)
+    _ended: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
     def __post_init__(self) -> None:
         listener = Listener(self._serve, self.addresses, self.port)
@@ -71,9 +73,17 @@ class Listening:
     def _serve(self, connection: socket.socket) -> None:
         self.heard.append(b"")
         place = len(self.heard) - 1
-        while piece := connection.recv(65536):
-            self.heard[place] += piece
-        connection.sendall(b"heard")
+        try:
+            while piece := connection.recv(65536):
+                self.heard[place] += piece
+            connection.sendall(b"heard")
+        finally:
+            self._ended.release()
+
+    def heard_in(self, count: int) -> list[bytes]:
+        """What it heard in so many connections, once they have ended."""
+        assert all(self._ended.acquire(timeout=20) for _ in range(count))
+        return self.heard
 
 
 @pytest.fixture
@@ -151,7 +161,8 @@ def test_attack_4_3_the_right_name_is_carried_as_it_came(scene: Scene, origin_44
     for case, pieces in CARRIED.items():
         assert spoken(proxy, "origin.test:443", pieces) == b"heard", case
     assert spoken(proxy, "Origin.Test.:443", [EQUAL]) == b"heard"
-    assert origin_443.heard == [*(b"".join(pieces) for pieces in CARRIED.values()), EQUAL]
+    expected = [*(b"".join(pieces) for pieces in CARRIED.values()), EQUAL]
+    assert origin_443.heard_in(len(expected)) == expected
     assert {each["outcome"] for each in proxy.closings()} == {"closed"}
 
 
@@ -165,7 +176,7 @@ def test_attack_4_10_a_hello_in_one_segment_with_its_connect_is_held_to_the_same
             read_until(client, b"\r\n\r\n")
             client.shutdown(socket.SHUT_WR)
             assert read_all(client) == expected
-    assert origin_443.heard == [EQUAL, b""]
+    assert origin_443.heard_in(2) == [EQUAL, b""]
 
 
 def test_an_address_is_asked_for_without_a_name_or_not_at_all(scene: Scene, origin_443: Listening) -> None:
@@ -173,7 +184,7 @@ def test_an_address_is_asked_for_without_a_name_or_not_at_all(scene: Scene, orig
     proxy = scene.start(ALLOWED)
     assert spoken(proxy, "93.184.216.34:443", [ABSENT]) == b"heard"
     assert spoken(proxy, "93.184.216.34:443", [EQUAL]) == ALERT_UNRECOGNIZED_NAME
-    assert origin_443.heard == [ABSENT, b""]
+    assert origin_443.heard_in(2) == [ABSENT, b""]
 
 
 OFF: Final = {
@@ -190,7 +201,7 @@ def test_where_it_is_off_anything_is_carried(scene: Scene, origin_443: Listening
     cases = [OTHER, ABSENT, b"GET / HTTP/1.1\r\n\r\n", b""]
     for case in cases:
         assert spoken(proxy, "origin.test:443", [case]) == b"heard"
-    assert origin_443.heard == cases
+    assert origin_443.heard_in(len(cases)) == cases
     assert {each["reason"] for each in proxy.closings()} == {None}
 
 
@@ -212,13 +223,13 @@ def test_where_it_is_on_it_holds(scene: Scene, origin_443: Listening, policy: st
     proxy = scene.start(ON[policy])
     assert spoken(proxy, "origin.test:443", [OTHER]) == ALERT_UNRECOGNIZED_NAME
     assert spoken(proxy, "origin.test:443", [EQUAL]) == b"heard"
-    assert origin_443.heard == [b"", EQUAL]
+    assert origin_443.heard_in(2) == [b"", EQUAL]
 
 
 def test_other_ports_are_not_held_to_it(scene: Scene) -> None:
     origin = Listening(scene.origin.addresses, 8443)
     assert spoken(scene.start(ALLOWED), "origin.test:8443", [OTHER]) == b"heard"
-    assert origin.heard == [OTHER]
+    assert origin.heard_in(1) == [OTHER]
     origin.close()
 
 

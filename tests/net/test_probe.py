@@ -154,13 +154,13 @@ def test_a_proxy_that_speaks_tls_is_asked_over_tls(
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 def test_a_canary_knows_whether_anybody_came_and_says_its_word(address: str) -> None:
     with Canary(address) as canary:
-        assert not canary.reached
+        assert not canary.comes()
         with socket.create_connection((address, canary.port)) as client:
             client.sendall(b"GET / HTTP/1.1\r\n\r\n")
             said = b""
             while more := client.recv(4096):
                 said += more
-        assert canary.reached
+        assert canary.comes()
         assert canary.word.encode() in said
     with Canary(address) as other:
         assert other.word != canary.word
@@ -169,12 +169,13 @@ def test_a_canary_knows_whether_anybody_came_and_says_its_word(address: str) -> 
 def test_who_connects_and_leaves_has_reached_the_canary_and_the_next_one_is_heard() -> None:
     with Canary("127.0.0.1") as canary:
         for _ in range(2):
-            canary.reached = False
+            canary.forget()
+            assert not canary.comes()
             socket.create_connection(("127.0.0.1", canary.port)).close()
             with socket.create_connection(("127.0.0.1", canary.port)) as client:
                 client.sendall(b"x")
                 assert client.recv(1) == b"H"
-            assert canary.reached
+            assert canary.comes()
 
 
 def test_where_there_is_no_such_address_there_is_no_canary() -> None:
