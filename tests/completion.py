@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FOLDER: Final = Path(__file__).parents[1] / "deploy" / "completion"
 IS_FILE: Final = {
     **dict.fromkeys(("FILE", "LOG", "OLD", "NEW", "OUT", "POLICY"), True),
-    **dict.fromkeys(("HOST", "IP", "NAME", "SUFFIX", "TIME", "URL"), False),
+    **dict.fromkeys(("COMMAND", "HOST", "IP", "NAME", "SUFFIX", "TIME", "URL"), False),
 }
 """What each placeholder of the parser stands for; one that is not here has to be thought of."""
 

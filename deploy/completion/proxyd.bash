@@ -17,7 +17,10 @@ _proxyd() {
             "learn --policy" | \
             "report --html" | \
             "audit --policy" | \
-            "reload --policy")
+            "exec --policy" | \
+            "exec --audit" | \
+            "reload --policy" | \
+            "health --policy")
             return ;; # a file: readline completes it
         "explain --address" | \
             "explain --cname" | \
@@ -35,7 +38,7 @@ _proxyd() {
         "diff --fail-on") words="opens closes any never" ;;
         *)
             case "$command" in
-                "") words="-h --help --version --policy check explain diff log learn report validate audit reload password" ;;
+                "") words="-h --help --version --policy check explain diff log learn report validate audit exec reload health password" ;;
                 "check") [[ $word == -* ]] || return; words="-h --help --json" ;;
                 "explain") words="-h --help --log --policy --address --cname --client --json" ;;
                 "diff") [[ $word == -* ]] || return; words="-h --help --json --markdown --fail-on" ;;
@@ -44,7 +47,9 @@ _proxyd() {
                 "report") [[ $word == -* ]] || return; words="-h --help --html --json" ;;
                 "validate") words="-h --help --proxy-url --allowed-url --denied-url --json" ;;
                 "audit") words="-h --help --policy --deep --proxy-url --json --fix" ;;
+                "exec") words="-h --help --policy --audit" ;;
                 "reload") words="-h --help --policy --json" ;;
+                "health") words="-h --help --policy --alive --json" ;;
                 "password") words="-h --help --generate --json" ;;
             esac ;;
     esac

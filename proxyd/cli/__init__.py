@@ -14,7 +14,10 @@
     host_findings, deep_findings
                what is not sound about this host, and about the proxy that runs, for audit
     mend       what audit --fix does
+    execute    proxyd exec --policy FILE -- COMMAND
+    ward       the proxy beside a confined command, for exec
     reload     proxyd reload --policy FILE
+    health     proxyd health --policy FILE
     password   proxyd password
     prepare    what a policy asks for, made ready to be served
     files      policy files read from disk, and what to say when they are bad
@@ -35,7 +38,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from proxyd import __version__
-from proxyd.cli import audit, check, diff, explain, learn, log, password, reload, report, run, validate
+from proxyd.cli import audit, check, diff, execute, explain, health, learn, log, password, reload, report, run, validate
 from proxyd.cli.files import EX_CONFIG, EX_IOERR, complain
 from proxyd.policy.text import printable
 
@@ -53,10 +56,12 @@ examples:
   proxyd report LOG --html report.html              sum up the audit log, as a page to look at
   proxyd validate                                   ask a running proxy whether it works and refuses
   proxyd audit --policy FILE                        say what is not sound about this deployment
+  proxyd exec --policy FILE -- npm test             run a command that reaches nothing but what it allows
   proxyd reload --policy FILE                       let the proxy that runs it change to what it says now
+  proxyd health --policy FILE                       ask the proxy that runs it whether it serves, for probes
 
-exit status: 0 success, 1 a denial (explain), an opening (diff), a failure (validate) or a finding (audit), 2 bad usage,
-66 cannot be read, 69 cannot listen, 74 stdout cannot be written, 78 bad policy
+exit status: 0 success, 1 a denial (explain), an opening (diff), a failure (validate), a finding (audit) or not ready
+(health), 2 bad usage, 66 cannot be read, 69 cannot listen, 74 stdout cannot be written, 78 bad policy
 """
 _CHOICE: Final = re.compile(r"invalid choice: '(.*)' \(choose from (.*)\)", re.DOTALL)
 
@@ -165,6 +170,8 @@ def new_parser() -> argparse.ArgumentParser:
     report.add_command(commands)
     validate.add_command(commands)
     audit.add_command(commands)
+    execute.add_command(commands)
     reload.add_command(commands)
+    health.add_command(commands)
     password.add_command(commands)
     return parser

@@ -11,6 +11,7 @@ import pwd
 import re
 import secrets
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -42,7 +43,23 @@ MOST_LISTENERS: Final = 200
 """They go to a worker in one message, and the kernel takes 253 files with one (unix(7))."""
 
 
-def prepare(name: str, ledger: int, complain: Callable[[str], None], before: Charge | None = None) -> Charge:
+@dataclass(frozen=True, slots=True)
+class Confined:
+    """Where the clients of a confined command come from, in the place of what the policy says: a listening socket in
+    their network, and the account that all of them are.
+    """
+
+    listener: socket.socket
+    account: int
+
+
+def prepare(
+    name: str,
+    ledger: int,
+    complain: Callable[[str], None],
+    before: Charge | None = None,
+    confined: Confined | None = None,
+) -> Charge:
     """The charge that the policy in file `name` is now. Raises CannotServe.
 
     ledger: the memory of the limits, which gets an account for each client. before: what is served now, if anything is;
@@ -67,7 +84,10 @@ def prepare(name: str, ledger: int, complain: Callable[[str], None], before: Cha
     make_room(ledger, len(ledger_accounts))
     workers = how_many_workers(policy) if before is None else before.handover.workers
     with ExitStack() as stack:
-        listeners = _listeners(policy, workers, before, stack)
+        if confined is None:
+            listeners = _listeners(policy, workers, before, stack)
+        else:
+            listeners = {"exec": (stack.enter_context(confined.listener.dup()),)}
         pipe = _tried(policy.audit, before, stack)
         stack.pop_all()
     handover = Handover(
@@ -83,6 +103,7 @@ def prepare(name: str, ledger: int, complain: Callable[[str], None], before: Cha
         hosts=hosts,
         certificate=certificate,
         private_key=private_key,
+        peer=None if confined is None else confined.account,
     )
     return Charge(policy, handover, listeners, pipe, token)
 

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 from proxyd import __version__
 from proxyd.audit.record import DIGEST_DIGITS, Record, timestamp
 from proxyd.audit.sink import FileSink, Sink, SinkError
-from proxyd.cli.files import EX_UNAVAILABLE, complain, today
+from proxyd.cli.files import EX_CONFIG, EX_UNAVAILABLE, complain, today
 from proxyd.cli.prepare import prepare, why_not
 from proxyd.net.host import raise_file_limit, tunnels_within
 from proxyd.net.listening import bind, bind_unix
+from proxyd.net.notify import Manager
 from proxyd.observe.tally import new_tally
 from proxyd.policy.lint import warnings
 from proxyd.policy.listen import UnixPath
@@ -29,12 +30,15 @@ from proxyd.serve.complaints import Complaints
 from proxyd.serve.crew import Crew
 from proxyd.serve.ears import SIGNALS, Ears
 from proxyd.serve.ledger import new_ledger
+from proxyd.serve.service import Service
 from proxyd.serve.supervisor import Supervisor
 
 if TYPE_CHECKING:
     import argparse
     import socket
 
+    from proxyd.cli.prepare import Confined
+    from proxyd.cli.ward import Ward
     from proxyd.serve.admin import Desk
     from proxyd.serve.charge import Charge
     from proxyd.serve.control import Outcome
@@ -48,6 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the proxy until it is told to end; the exit status."""
+    return serve(arguments.run_policy)
+
+
+def serve(name: str, ward: Ward | None = None) -> int:
+    """Serve the policy in file `name` until a signal says to end; the exit status.
+
+    ward: a confined command that is served, and nobody else; the policy's listeners are not opened then.
+    """
+    confined = None if ward is None else ward.confined
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # to our end: none is lost, and none of them ends us otherwise
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever started us may have ignored it, and no death be told
     _leave_no_core()
@@ -58,17 +71,21 @@ def run(arguments: argparse.Namespace) -> int:
         ledger = new_ledger()
         stack.callback(os.close, ledger)
         try:
-            charge = prepare(arguments.run_policy, ledger, say)
+            charge = prepare(name, ledger, say, confined=confined)
             tally = _tally(charge, stack)
-            supervisor = _supervisor(charge, ledger, tally, say)
+            supervisor = _supervisor(charge, ledger, tally, ward, say)
             stack.callback(supervisor.close)
-            ears = Ears(_control(charge.policy.listen.control, stack), _desk(supervisor, say, stack))
+            if ward is None:
+                ears = Ears(_control(charge.policy.listen.control, stack), _desk(supervisor, say, stack))
+            else:
+                ears = Ears(None, ward)
         except CannotServe as reason:
             for problem in reason.problems:
                 complain(problem)
             return reason.status
         stack.callback(ears.close)
-        _say_what_listens(charge, files)
+        if ward is None:
+            _say_what_listens(charge, files)
         supervisor.run(ears)
     return 0
 
@@ -87,17 +104,20 @@ def _tally(charge: Charge, stack: ExitStack) -> int:
     return tally
 
 
-def _supervisor(charge: Charge, ledger: int, tally: int, say: Complaints) -> Supervisor:
+def _supervisor(charge: Charge, ledger: int, tally: int, ward: Ward | None, say: Complaints) -> Supervisor:
     return Supervisor(
         charge,
-        Crew(charge.handover.workers, ledger, tally, say),
-        partial(_renewed, ledger=ledger, say=say),
+        Crew(charge.handover.workers, ledger, tally, say, replaces=ward is None),
+        partial(_renewed, ledger=ledger, say=say, confined=None if ward is None else ward.confined),
         partial(_tell, say=say),
+        Service(ward or Manager()),
     )
 
 
-def _renewed(before: Charge, ledger: int, say: Complaints) -> Charge:
+def _renewed(before: Charge, ledger: int, say: Complaints, confined: Confined | None) -> Charge:
     """What the policy is by now. Raises CannotServe."""
+    if confined is not None:
+        raise CannotServe("exec: the policy is read once: who is confined may have written it", status=EX_CONFIG)
     return prepare(before.handover.name, ledger, say, before)
 
 

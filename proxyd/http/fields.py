@@ -63,10 +63,7 @@ _NO_TRAILERS = frozenset(
 _UPGRADE: Final[Fields] = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
 _LONGEST_STATUS = 2048  # octets of a Proxy-Status that are worth reading
 _PUNCTUATION = re.compile(rb"[^a-z0-9]")
-# A list whose quoted strings all end, and its members (RFC 8941 §3.1). Possessive, so that no value costs more than it
-# is long.
-_STRUCTURED_LIST = re.compile(rb'(?:[^"]|"(?:[^"\\]|\\.)*+")*+')
-_STRUCTURED_MEMBER = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*+")++')
+_COMMA, _QUOTE, _BACKSLASH = b',"\\'
 
 
 def request_to_origin(
@@ -184,10 +181,26 @@ def _without_our_status(fields: Fields) -> Fields:
 
 
 def _members_of_others(value: bytes) -> bytes:
-    if len(value) > _LONGEST_STATUS or not _STRUCTURED_LIST.fullmatch(value):
+    if len(value) > _LONGEST_STATUS:
         return b""
-    members = (member.strip(b" \t") for member in _STRUCTURED_MEMBER.findall(value))
+    members = (member.strip(b" \t") for member in _structured_list(value))
     return b", ".join(member for member in members if member and not _is_ours(member))
+
+
+def _structured_list(value: bytes) -> list[bytes]:
+    """The members of a list (RFC 8941 §3.1); none if a quoted string does not end."""
+    members, begin = [], 0
+    quoted = escaped = False
+    for at, octet in enumerate(value):
+        if quoted:
+            quoted = escaped or octet != _QUOTE
+            escaped = not escaped and octet == _BACKSLASH
+        elif octet == _QUOTE:
+            quoted = True
+        elif octet == _COMMA:
+            members.append(value[begin:at])
+            begin = at + 1
+    return [] if quoted else [*members, value[begin:]]
 
 
 def _is_ours(member: bytes) -> bool:

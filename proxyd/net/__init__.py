@@ -15,6 +15,8 @@ tunnels    all established tunnels of a worker, in one epoll set
 pipes      kernel pipes on loan, for splice(2)
 deadlines  ends of silence for very many at once
 relay      two streams joined into a tunnel: where the pool cannot be
+confinement  a process in a network of its own, for `exec`
+notify     the service manager told how it goes
 access     who may do what with a file
 firewall   whether this host lets accounts out by rule
 probe      a proxy asked as a client would, for `validate`

@@ -42,7 +42,7 @@ SPARE_FILES: Final = 640
 
 _DNS_PORT: Final = 53
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
-_PROC_NET: Final = Path("/proc/net")
+_PROC_NET: Final = Path("/proc/self/net")  # /proc/net is not there where /proc shows processes only (ProcSubset=pid)
 _RTF_LOCAL: Final = 0x8000_0000  # linux/ipv6_route.h
 
 

@@ -31,7 +31,7 @@ _ID: Final = struct.Struct("!HH16s16sIII")  # inet_diag_sockid: ports, addresses
 _ANSWER: Final = struct.Struct("=BBBB48xIIIII")  # inet_diag_msg: state is the second, uid and inode the last
 _NO_COOKIE: Final = 0xFFFF_FFFF
 _LARGEST: Final = 4096
-_PROC_TCP: Final = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+_PROC_TCP: Final = (Path("/proc/self/net/tcp"), Path("/proc/self/net/tcp6"))
 _CREDENTIALS: Final = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 
 

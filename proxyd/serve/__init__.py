@@ -28,6 +28,7 @@
     channel    between the supervisor and a worker
     supervisor the parent: keeps the listeners and the workers, and changes the policy
     charge     what it has in its charge
+    service    what the service manager is told, and when
     crew       the workers, started and started again
     ears       signals and the control socket, in one wait
     control    the control socket: `proxyd reload`

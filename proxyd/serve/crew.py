@@ -55,12 +55,14 @@ class Crew:
     """As many workers as there are places.
 
     ledger, tally: the memory of the limits, and that in which records are counted. complain: a line for the operator.
+    replaces: whether a worker that died is started again; if not, its death is the end of all.
     """
 
     places: int
     ledger: int
     tally: int
     complain: Callable[[str], None]
+    replaces: bool = True
     ending: bool = False
     deaths: int = 0
     _posts: list[_Post] = field(init=False)
@@ -203,6 +205,10 @@ class Crew:
         if now - post.started >= GOOD_SECONDS:
             post.pause = FIRST_PAUSE
         post.due = now + post.pause
+        if not self.replaces:
+            self.complain(f"a worker {why}; nobody takes its place")
+            signal.raise_signal(signal.SIGTERM)  # it is heard before anybody is due
+            return
         self.complain(f"a worker {why}; another is started in {post.pause:g} s, connections wait")
         post.pause = min(post.pause * 2, LONGEST_PAUSE)
 

@@ -11,14 +11,12 @@ import selectors
 import signal
 import socket
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from proxyd.serve.handover import AT_ONCE
 
 if TYPE_CHECKING:
     from types import FrameType
-
-    from proxyd.serve.admin import Desk
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, AT_ONCE, signal.SIGCHLD)
 """What the supervisor waits for. They are blocked before anybody can be told that we listen, and never lost."""
@@ -32,11 +30,21 @@ PAUSE_SECONDS: Final = 0.1
 _MOST_AT_ONCE: Final = 4096
 
 
+class Beside(Protocol):
+    """What the supervisor does besides, as the admin listener."""
+
+    def fileno(self) -> int:
+        """Readable when there is something to do."""
+
+    def work(self) -> None:
+        """Do it, without waiting. Raises nothing."""
+
+
 class Ears:
     """Made when SIGNALS are blocked; they are unblocked by it."""
 
-    def __init__(self, control: socket.socket | None, desk: Desk | None = None) -> None:
-        """control: a listening socket, if there is one. desk: does its work whenever there is some."""
+    def __init__(self, control: socket.socket | None, beside: Beside | None = None) -> None:
+        """control: a listening socket, if there is one. beside: does its work whenever there is some."""
         self._heard: list[int] = []
         self._stack = ExitStack()
         self._selector = self._stack.enter_context(selectors.DefaultSelector())
@@ -48,8 +56,8 @@ class Ears:
         if control is not None:
             control.settimeout(0)
             self._selector.register(control, selectors.EVENT_READ, control)
-        if desk is not None:
-            self._selector.register(desk, selectors.EVENT_READ, desk.work)
+        if beside is not None:
+            self._selector.register(beside, selectors.EVENT_READ, beside.work)
         for number in SIGNALS:
             self._stack.callback(signal.signal, number, signal.signal(number, self._note))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -73,6 +73,7 @@ class Handover:
     via: our name in Via. workers: how many share the limits. listeners: where they listen, in the order in which the
     sockets are handed over. accounts: the numbers of the local accounts that the policy names.
     ledger: whose account is where in the memory of the limits.
+    peer: the account of whoever connects, where only one can; None where it is to be found out.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Handover:
     hosts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     certificate: str = ""
     private_key: str = field(default="", repr=False)
+    peer: int | None = None
 
     def policy(self) -> Policy:
         """The policy, read anew from the bytes that were read first. Raises PolicyError."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from proxyd.serve.charge import Charge
     from proxyd.serve.crew import Crew
     from proxyd.serve.ears import Ears
+    from proxyd.serve.service import Service
 
 EX_UNAVAILABLE: Final = 69  # sysexits.h: a service cannot be offered
 _ENDING: Final = Outcome(problems=("proxyd is ending; start it again",))
@@ -37,7 +38,7 @@ class Supervisor:
     """Keeps a crew serving what is in its charge.
 
     renew: reads the policy anew, and makes of it what is to be served; raises CannotServe.
-    told: tells the operator and the log what came of a reload.
+    told: tells the operator and the log what came of a reload. service: tells the service manager how it goes.
     loaded_at: when the policy was taken into use, in seconds of the epoch. reloads: how many were done, and refused.
     reloaded: whether the last one was done.
     """
@@ -46,6 +47,7 @@ class Supervisor:
     crew: Crew
     renew: Callable[[Charge], Charge]
     told: Callable[[Outcome, Charge], None]
+    service: Service
     loaded_at: float = field(default_factory=time.time, init=False)
     reloads: Counter[str] = field(default_factory=Counter, init=False)
     reloaded: bool = field(default=True, init=False)
@@ -54,9 +56,11 @@ class Supervisor:
         """Serve until SIGTERM or SIGINT, then until the last worker has ended."""
         while not self.crew.ending or self.crew:
             self.crew.fill(self.charge)
-            for heard in ears.hear(self.crew.until_due()):
+            due = [each for each in (self.crew.until_due(), self.service.until_due()) if each is not None]
+            for heard in ears.hear(min(due, default=None)):
                 self._hear(heard)
             self.crew.reap()
+            self.service.look(self.crew, self.charge)
 
     def close(self) -> None:
         """Let go of what is in our charge by now."""
@@ -76,6 +80,7 @@ class Supervisor:
         """Let the workers drain; asked again, let them end at once."""
         self.crew.signal(AT_ONCE if self.crew.ending else signal.SIGTERM)
         self.crew.ending = True
+        self.service.ends()
         self.charge.stop_listening()
 
     def _answer(self, asker: socket.socket) -> None:

@@ -110,7 +110,9 @@ class Worker:
             tunnels=self.tunnels,
         )
         self._owners = Owners()
-        self.doorman = Doorman(self.seams, self._owners.of, tunnels_within(file_limit()), self.tally)
+        peer = given.handover.peer
+        owner_of = self._owners.of if peer is None else lambda _: peer
+        self.doorman = Doorman(self.seams, owner_of, tunnels_within(file_limit()), self.tally)
         self.doorman.tls = given.tls
 
     def close(self) -> None:

@@ -33,7 +33,9 @@ class Start:
         self.limits: list[tuple[int, tuple[int, int]]] = []
         self.script: list[tuple[Callable[[], object], ...]] = []
 
-    def crew(self, places: int, ledger: int, tally: int, complain: Callable[[str], None]) -> Crew:
+    def crew(
+        self, places: int, ledger: int, tally: int, complain: Callable[[str], None], *, replaces: bool = True
+    ) -> Crew:
         """In the place of a crew: nobody is started."""
         assert isinstance(complain, Complaints)
         self.places.append(places)
@@ -46,7 +48,7 @@ class Start:
             def until_due(self) -> None:
                 """Nobody will be."""
 
-        return Nobody(places, ledger, tally, complain)
+        return Nobody(places, ledger, tally, complain, replaces)
 
     def turn(self, charge: Charge) -> None:
         """What happens next; in the end, SIGTERM."""

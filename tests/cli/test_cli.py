@@ -123,8 +123,8 @@ def test_every_command_shows_an_example_and_what_its_exit_statuses_mean(
     out = capfd.readouterr().out
     assert "\nexample" in out
     assert f"\n  {'proxyd' if command != 'diff' else 'git show'}" in out
-    assert "\nexit status: 0" in out
-    assert "--json" in out
+    assert "\nexit status: " in out
+    assert "--json" in out or command == "exec"  # which becomes another program
 
 
 @pytest.mark.parametrize("words", [["ru\x1b[2Jn"], ["check", "x", "--\x1b[2J"], ["--\u202e\x1b[2J"]])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import random
 import socket
 import threading
 from dataclasses import dataclass, field
@@ -33,11 +35,20 @@ class Listener:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind((address, self.port))
+            self._bind(sock, address)
             sock.listen()
             self.port = sock.getsockname()[1]
             self._sockets.append(sock)
             threading.Thread(target=self._accept, args=(sock,), daemon=True).start()
+
+    def _bind(self, sock: socket.socket, address: str) -> None:
+        """At a port that the system gives to nobody by itself: proxyd's own is locked at every address of this host."""
+        while True:
+            try:
+                return sock.bind((address, self.port or random.randrange(20_000, 30_000)))  # noqa: S311 - any
+            except OSError as error:
+                if self.port or error.errno != errno.EADDRINUSE:
+                    raise
 
     @property
     def connections(self) -> int:

@@ -42,7 +42,9 @@ def context(certified: Certificates) -> ssl.SSLContext:
 @pytest.fixture
 def trust(certified: Certificates) -> ssl.SSLContext:
     """The client's."""
-    return ssl.create_default_context(cafile=str(certified.authority))
+    trusting = ssl.create_default_context(cafile=str(certified.authority))
+    trusting.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # which some builds of Python set
+    return trusting
 
 
 @pytest.fixture

@@ -74,6 +74,13 @@ def test_a_group_that_this_host_has_not_is_an_error_before_anything_is_made(path
     assert not path.exists()
 
 
+def test_where_no_group_is_asked_for_it_changes_no_hands(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service may have no right to chown(2) anything (systemd.exec(5), SystemCallFilter)."""
+    monkeypatch.setattr(os, "chown", None)
+    with bind_unix(str(path), 0o666):
+        assert mode_of(path) == 0o666
+
+
 @pytest.mark.parametrize("mask", [0, 0o077])
 def test_r1_whatever_the_mask_nobody_else_gets_in_before_the_mode_is_set(
     path: Path, mask: int, monkeypatch: pytest.MonkeyPatch
@@ -82,7 +89,7 @@ def test_r1_whatever_the_mask_nobody_else_gets_in_before_the_mode_is_set(
     monkeypatch.setattr(os, "chown", lambda *_: modes.append(mode_of(path)))
     before = os.umask(mask)
     try:
-        with bind_unix(str(path), 0o666):
+        with bind_unix(str(path), 0o666, grp.getgrgid(os.getgid()).gr_name):
             assert os.umask(mask) == mask
             assert (modes, mode_of(path)) == ([0o600], 0o666)
     finally:
@@ -158,7 +165,7 @@ def test_r12_a_socket_that_cannot_be_made_as_it_must_be_lets_nobody_in(
     with monkeypatch.context() as patched:
         patched.setattr(os if step == "chown" else Path, step, fail)
         with pytest.raises(PermissionError):
-            bind_unix(str(path), 0o666)
+            bind_unix(str(path), 0o666, grp.getgrgid(os.getgid()).gr_name)
     assert mode_of(path) == 0o600
     with socket.socket(socket.AF_UNIX) as client, pytest.raises(ConnectionRefusedError):
         client.connect(str(path))

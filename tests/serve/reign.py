@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING, Final, cast
 
+from proxyd.net.notify import Manager
+from proxyd.serve.service import Service
 from proxyd.serve.supervisor import Supervisor
 from tests.serve.stage import Stage, charge, hear
 
@@ -30,7 +32,11 @@ class Reign:
         self.comes: list[Charge | Exception] = []
         self.told: list[tuple[Outcome, Charge]] = []
         self.supervisor = Supervisor(
-            first, stage.crew(workers), self._renew, lambda outcome, now: self.told.append((outcome, now))
+            first,
+            stage.crew(workers),
+            self._renew,
+            lambda outcome, now: self.told.append((outcome, now)),
+            Service(Manager()),
         )
 
     def run(self) -> None:

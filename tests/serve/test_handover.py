@@ -81,6 +81,7 @@ handovers = st.builds(
     hosts=st.dictionaries(texts, st.lists(addresses.map(str), max_size=2).map(tuple), max_size=3),
     certificate=texts,
     private_key=texts,
+    peer=st.none() | st.integers(0, 2**32 - 1),
 )
 
 
@@ -131,7 +132,7 @@ def test_what_is_handed_over_arrives(sent: Handover) -> None:
 def test_every_field_is_tried() -> None:
     """One that is added later must be in the round trip above, too."""
     tried = {"name", "day", "files", "servers", "via", "workers", "listeners", "accounts", "ledger", "hosts"}
-    tried |= {"certificate", "private_key"}
+    tried |= {"certificate", "private_key", "peer"}
     assert {each.name for each in fields(Handover)} == tried
 
 
