@@ -9,6 +9,7 @@ import bz2
 import gzip
 import json
 import lzma
+import math
 import os
 import re
 import sys
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 LONGEST_LINE: Final = 64 * 1024
 """Octets of a line that is looked at; ours have 4,096."""
+
+MOST_BRACKETS: Final = 500
+"""In a line. Ours have fewer; what is nested deeper may be read here, and not by who shows it, as the stack has it."""
 
 POLL_SECONDS: Final = 0.25  # between two looks at a log that grows
 
@@ -95,7 +99,7 @@ def growing(path: Path, wait: Callable[[float], None] = time.sleep) -> Iterator[
             piece = file.read(_PIECE)
             *lines, rest = (rest + piece).split(b"\n")
             yield from (entry for line in lines if (entry := parsed(line)) is not None)
-            rest = rest[-LONGEST_LINE:]
+            rest = rest[: LONGEST_LINE + 1]  # enough to see that it is too long, however it ends
             if not piece and _is_another(path, file):
                 file.close()
                 file, rest = path.open("rb"), b""
@@ -117,19 +121,33 @@ def _is_another(path: Path, file: IO[bytes]) -> bool:
 
 def parsed(line: bytes) -> Entry | None:
     """The record in one line; None if there is none, whatever there is."""
-    if len(line) > LONGEST_LINE:
+    if len(line) > LONGEST_LINE or line.count(b"[") + line.count(b"{") > MOST_BRACKETS:
         return None
     try:
-        entry = json.loads(line)
+        entry = _JSON.decode(line.decode())
     except (ValueError, RecursionError):
         return None
     event = entry.get("event") if isinstance(entry, dict) else None
     return entry if isinstance(event, str) and event in FIELDS_OF else None
 
 
+def _number(text: str) -> float:
+    """A number that JSON can spell again. Raises ValueError for NaN, and what is too large for one."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("it is no number")
+    return number
+
+
+_JSON: Final = json.JSONDecoder(parse_float=_number, parse_constant=_number)
+
+
 def _records(raw: IO[bytes], text: IO[bytes], reading: Reading, progress: Callable[[int], None]) -> Iterator[Entry]:
     before = reading.octets
     while line := text.readline(LONGEST_LINE + 1):
+        rest = line
+        while len(rest) > LONGEST_LINE and not rest.endswith(b"\n"):  # its end is no line of its own
+            rest = text.readline(LONGEST_LINE + 1)
         entry = parsed(line)
         if raw.seekable():
             reading.octets = before + raw.tell()
@@ -137,7 +155,7 @@ def _records(raw: IO[bytes], text: IO[bytes], reading: Reading, progress: Callab
         if entry is not None:
             reading.records += 1
             yield entry
-        elif line.strip():
+        elif line.strip() or len(line) > LONGEST_LINE:
             reading.unread += 1
 
 

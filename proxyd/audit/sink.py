@@ -7,6 +7,7 @@ no fsync). Nothing here decides what happens when the sink fails; the session do
 from __future__ import annotations
 
 import os
+import stat
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     from proxyd.audit.record import Record
 
 CHECK_SECONDS: Final = 1.0
-"""How long a file that was renamed or removed may stay unnoticed."""
+"""How long a file that was renamed may stay unnoticed; one that was removed never does."""
 
-_LOOK_AGAIN_SECONDS: Final = 0.02
+_LOOK_AGAIN_SECONDS: Final = 0.001
 _OPEN_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _MODE: Final = 0o640  # the records say who went where: not for everybody
 
@@ -36,15 +37,14 @@ class Sink:
     """Writes records, one line each, to a file descriptor that is already open: stdout, a pipe, a terminal."""
 
     def __init__(self, fd: int) -> None:
-        self._outlet = Outlet(fd)
-        self._torn = _ends_torn(f"/proc/self/fd/{fd}")
+        self._take(fd)
         self._render: Callable[[Record], bytes] = console_line if os.isatty(fd) else json_line
 
     def write(self, record: Record) -> None:
         """Write one record. Raises SinkError."""
         line = self._render(record)
         try:
-            self._write(b"\n" + line if self._torn else line)
+            self._write(line)
         except OSError as error:
             raise SinkError(error.strerror) from None
 
@@ -55,12 +55,35 @@ class Sink:
         """The descriptor was given to us and stays open."""
         self._outlet.close()
 
+    def _take(self, fd: int) -> None:
+        """Write to it from now on."""
+        self._outlet = Outlet(fd)
+        self._torn = False
+        self._length = 0  # of a file, as we left it: if it is another one now, somebody else wrote to it
+        self._is_file = _is_file(fd)
+
     def _write(self, line: bytes) -> None:
-        """One write(2). A disk that filled up in the middle leaves a torn line, which the next one must not join."""
+        """One write(2). A disk that filled up in the middle leaves a torn line, which the next one must not join,
+        whoever writes it.
+        """
+        length = self._length_now() if self._is_file else self._length
+        if length != self._length:
+            self._torn = _ends_torn(self._outlet.fd)
+        if self._torn:
+            line = b"\n" + line
         written = self._outlet.write(line)
+        self._length = length + written
         self._torn = written < len(line)
         if self._torn:
             raise OSError(0, "no room for the whole line")
+
+    def _length_now(self) -> int:
+        """How long the file is. What is written to one that bears no name any more, nobody will ever read."""
+        now = os.fstat(self._outlet.fd)
+        if not now.st_nlink:
+            self.reopen()
+            now = os.fstat(self._outlet.fd)
+        return now.st_size
 
 
 class FileSink(Sink):
@@ -87,8 +110,8 @@ class FileSink(Sink):
             fd = os.open(self._path, _OPEN_FLAGS, _MODE)
         except OSError as error:
             raise SinkError(error.strerror) from None
-        before, self._outlet = self._outlet, Outlet(fd)
-        self._torn = _ends_torn(self._path)
+        before = self._outlet
+        self._take(fd)
         _close(before)
 
     def close(self) -> None:
@@ -114,29 +137,34 @@ def _close(outlet: Outlet) -> None:
         os.close(outlet.fd)
 
 
-def _ends_torn(path: str) -> bool:
-    """Whether a file ends in the middle of a line: a disk was full, and the next record must not join what it left.
+def _is_file(fd: int) -> bool:
+    """Whether others may append to it too, and what they wrote can be seen."""
+    with suppress(OSError):  # of a closed descriptor each write will say so
+        return stat.S_ISREG(os.fstat(fd).st_mode)
+    return False
+
+
+def _ends_torn(fd: int) -> bool:
+    """Whether a file ends in the middle of a line: a disk was full, or the process killed that wrote it.
 
     A line that a sibling writes at this moment can be seen before it is whole. It is whole, or there is more of it, the
     next time somebody looks.
     """
-    torn = _torn_size(path)
-    if not torn:
-        return False
-    time.sleep(_LOOK_AGAIN_SECONDS)
-    return _torn_size(path) == torn
-
-
-def _torn_size(path: str) -> int:
-    """How long the file is, if it ends in the middle of a line; else 0."""
     try:
-        if not Path(path).is_file():
-            return 0
-        with Path(path).open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            if not size:
-                return 0
-            file.seek(size - 1)
-            return 0 if file.read(1) == b"\n" else size
+        reading = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return 0  # not ours to read; at worst one line is joined to another
+        return False  # not ours to read; at worst one line is joined to another
+    try:
+        torn = _torn_length(reading)
+        if not torn:
+            return False
+        time.sleep(_LOOK_AGAIN_SECONDS)
+        return _torn_length(reading) == torn
+    finally:
+        os.close(reading)
+
+
+def _torn_length(fd: int) -> int:
+    """How long the file is, if it ends in the middle of a line; else 0."""
+    length = os.fstat(fd).st_size
+    return length if length and os.pread(fd, 1, length - 1) not in (b"\n", b"") else 0

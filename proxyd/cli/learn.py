@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 
 MOST: Final = 10_000
 """Hosts that are learnt at most: an agent that makes names up must not fill our memory, nor the policy."""
+
+MOST_ADDRESSES: Final = 64
+"""Of one host and port: whoever answers for a name can make addresses up, too. Requests are judged by all of theirs."""
+
+_LONGEST_NAME: Final = 255  # of a client; those of policies are shorter
 _EPILOG: Final = """\
 example:
   proxyd learn /var/log/proxyd/audit.jsonl --policy policy.toml --wildcard example.com
@@ -102,10 +107,10 @@ def _wishes(entries: Iterable[Entry]) -> Iterator[Wish]:
                 addresses = [parse_address(str(each)) for each in entry.get("addresses") or ()]
             except (BadTarget, TypeError):
                 continue  # somebody else has written that
-            asked = (str(entry.get("client")), destination)
+            asked = (str(entry.get("client"))[:_LONGEST_NAME], destination)
             if asked in times or len(times) < MOST:
                 times[asked] += 1
-                led_to[asked].update(addresses)
+                led_to[asked].update(addresses[: MOST_ADDRESSES - len(led_to[asked])])
     for asked, count in times.most_common():
         yield Wish(*asked, count, tuple(sorted(led_to[asked])))
 

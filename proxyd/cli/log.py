@@ -140,7 +140,7 @@ def _what(entry: Entry) -> str:
     would = " (would be denied)" if entry.get("would") else ""
     rule = f" by {entry.get('rule')}" if why and entry.get("rule") else ""
     where = f"{entry.get('host') or '?'}:{entry.get('port') or '?'}"
-    return f"{verdict:5}  {entry.get('method') or '-':7} {where}{f'  {why}{rule}' if why else ''}{would}"
+    return f"{verdict:5}  {entry.get('method') or '-'!s:7} {where}{f'  {why}{rule}' if why else ''}{would}"
 
 
 def _amounts(entry: Entry) -> str:

@@ -10,7 +10,7 @@ import os
 import pwd
 import re
 import secrets
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,6 +30,7 @@ from proxyd.serve.handover import Files, Handover
 from proxyd.serve.ledger import EVERYBODY, make_room
 
 if TYPE_CHECKING:
+    import datetime as dt
     import socket
     from collections.abc import Callable, Mapping
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from proxyd.policy.model import Audit, Policy
 
 
+READINGS: Final = 5  # of a policy whose files change meanwhile
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]{32,512}=*")  # RFC 6750 §2.1, and not to be guessed
 MOST_LISTENERS: Final = 200
 """They go to a worker in one message, and the kernel takes 253 files with one (unix(7))."""
@@ -65,12 +67,8 @@ def prepare(
     ledger: the memory of the limits, which gets an account for each client. before: what is served now, if anything is;
     listeners that it has already are taken over.
     """
-    files = Files()
     day = today()
-    try:
-        policy = load(name, files.remembering(read_policy_file), day)
-    except PolicyError as error:
-        raise CannotServe(*error.problems, status=EX_CONFIG) from None
+    policy, files = _loaded(name, day)
     _must_stay(policy, before)
     _know_ourselves()
     servers = policy.dns.servers or tuple(map(Server, system_servers()))
@@ -106,6 +104,33 @@ def prepare(
         peer=None if confined is None else confined.account,
     )
     return Charge(policy, handover, listeners, pipe, token)
+
+
+def _loaded(name: str, day: dt.date) -> tuple[Policy, Files]:
+    """The policy as all its files were at one moment: read until none of them had changed by then. Raises CannotServe.
+
+    Else a reload in the middle of a change would take a mixture into use that nobody wrote.
+    """
+    for _ in range(READINGS):
+        files = Files()
+        try:
+            policy = load(name, files.remembering(read_policy_file), day)
+        except PolicyError as error:
+            raise CannotServe(*error.problems, status=EX_CONFIG) from None
+        if _are_still(files):
+            return policy, files
+    why = f"{name}: changes while it is read; write the new one beside it, rename it, and reload"
+    raise CannotServe(why, status=EX_CONFIG)
+
+
+def _are_still(files: Files) -> bool:
+    """Whether each is where it was, and holds what it held, after the last of them was read."""
+    again = Files()
+    read = again.remembering(read_policy_file)
+    with suppress(OSError):
+        for file in files.kept:
+            read(file.name, file.beside, secret=file.secret)
+    return again.kept == files.kept
 
 
 def how_many_workers(policy: Policy) -> int:

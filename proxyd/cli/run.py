@@ -222,5 +222,10 @@ def _write(record: Record, to: str) -> None:
 
 
 def _leave_no_core() -> None:
-    """A core dump would hold what passes through: no file gets it."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    """A core dump would hold what passes through: no file gets it, and no program.
+
+    Of one octet at most, none is made; of none at most, it is handed to a program all the same, if core(5) names one.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    limit = 0 if most == 0 else 1
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 from netaddr import IPAddress
 
-from proxyd.net.host import tune
+from proxyd.net.host import SHORTAGES, tune
 from proxyd.net.stream import TcpStream
 from proxyd.policy.verdict import Reason
 
@@ -31,7 +31,6 @@ MOST_ATTEMPTS: Final = 8  # an answer with dozens of addresses would make a scan
 _SO_MARK: Final = 36  # asm-generic/socket.h; Python knows only the other two, and not everywhere
 _SO_BINDTODEVICE: Final = 25
 _IP_BIND_ADDRESS_NO_PORT: Final = 24  # linux/in.h
-_OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
 
 class NoEgress(OSError):  # noqa: N818 - what is missing
@@ -168,9 +167,9 @@ def _most_telling(failures: list[OSError]) -> Reason:
     met = {failure.errno for failure in failures if not isinstance(failure, NoEgress)}
     if not met:
         return Reason.EGRESS_UNAVAILABLE
-    if met & _OURS:
+    if met & SHORTAGES:
         return Reason.OUT_OF_RESOURCES
-    if errno.ENOTCONN in met:
+    if met & {errno.ENOTCONN, errno.ECONNRESET}:
         return Reason.ORIGIN_CLOSED  # it stood, and was reset before we could look whom it led to
     if errno.ECONNREFUSED in met:
         return Reason.CONNECT_REFUSED

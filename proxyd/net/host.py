@@ -5,6 +5,7 @@ Nothing here judges by them.
 
 from __future__ import annotations
 
+import errno
 import resource
 import socket
 import sys
@@ -39,6 +40,11 @@ _OPTIONS: Final = (
 )
 SPARE_FILES: Final = 640
 """Open files of a worker that are no tunnel's: pipes, lookups, listeners, the log, and clients that are turned away."""
+
+SHORTAGES: Final = frozenset(
+    (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EAGAIN, errno.ENOSPC)
+)
+"""What this host has no more of: files, memory, ports, and files to watch (epoll_ctl(2), ENOSPC)."""
 
 _DNS_PORT: Final = 53
 RESOLV_CONF: Final = Path("/etc/resolv.conf")

@@ -28,6 +28,8 @@ LONGEST_CHAIN: Final = 8  # CNAMEs; real chains have two or three
 MOST_ADDRESSES: Final = 64  # of one family
 MOST_OCTETS: Final = 8192  # of one answer; the longest honest one has 64 addresses and a chain
 MOST_RECORDS: Final = MOST_ADDRESSES + 4 * LONGEST_CHAIN  # of its answer section, signatures included
+MOST_STEPS: Final = 2048  # labels and pointers of all names that are read; 64 of 30 labels have as many
+MOST_GUESSES: Final = 8  # datagrams that are no answer to our question; an honest server sends none
 RDTYPES: Final = (dns.rdatatype.A, dns.rdatatype.AAAA)
 
 _LONGEST_DATAGRAM: Final = 65535
@@ -53,16 +55,20 @@ async def ask(query: dns.message.Message, server: Server) -> dns.message.Message
 
 
 async def _ask_by_udp(query: dns.message.Message, family: int, where: tuple[str, int]) -> dns.message.Message | None:
-    """The first datagram that answers the question; None if that is truncated. Others are passed over (ATTACKS 3.8)."""
+    """The first datagram that answers the question; None if that is truncated. Others are passed over (ATTACKS 3.8).
+
+    None, too, after many others: somebody guesses, which over TCP nobody can (RFC 5452 §9.3).
+    """
     with trio.socket.socket(family, trio.socket.SOCK_DGRAM) as sock:
         await sock.connect(where)  # the kernel lets in nobody else's, and tells of a server that is not there
         await sock.send(query.to_wire())
-        while True:
+        for _ in range(MOST_GUESSES):
             data = await sock.recv(_LONGEST_DATAGRAM)
             with suppress(dns.exception.DNSException, ValueError):
                 answer = _parsed(data)
                 if query.is_response(answer):
                     return None if answer.flags & dns.flags.TC else answer
+    return None
 
 
 async def _ask_by_tcp(
@@ -79,7 +85,7 @@ async def _ask_by_tcp(
         if length > MOST_OCTETS:
             raise dns.exception.FormError
         answer = _parsed(await _exactly(stream, length))
-    if not query.is_response(answer):
+    if not query.is_response(answer) or answer.flags & dns.flags.TC:  # or it would look as if there were no address
         raise dns.exception.FormError
     return answer
 
@@ -122,18 +128,26 @@ def _parsed(data: bytes) -> dns.message.Message:
 
 
 def _hide_what_is_not_read(wire: bytearray, parser: dns.wire.Parser, questions: int, answers: int) -> None:
-    """Let each record of the answer that is no address, and each alias too many, be of a type that nobody knows."""
+    """Let each record of the answer that is no address, and each alias too many, be of a type that nobody knows.
+
+    Raises FormError where the names that are left would take too many steps to read.
+    """
     for _ in range(questions):
         _pass_name(parser)
         parser.get_struct("!2H")
-    aliases = 0
+    aliases = steps = 0
     for _ in range(answers):
+        steps += _steps(wire, parser.current)
         _pass_name(parser)
         at = parser.current
         rdtype, rdclass, _, length = parser.get_struct("!HHIH")
-        parser.get_bytes(length)
         aliases += rdtype == dns.rdatatype.CNAME
-        read = rdtype in RDTYPES or (rdtype == dns.rdatatype.CNAME and aliases <= LONGEST_CHAIN + 1)
+        alias = rdtype == dns.rdatatype.CNAME and aliases <= LONGEST_CHAIN + 1
+        steps += _steps(wire, parser.current) if alias else 0
+        parser.get_bytes(length)
+        if steps > MOST_STEPS:
+            raise dns.exception.FormError
+        read = alias or rdtype in RDTYPES
         if not read or rdclass != dns.rdataclass.IN:
             wire[at : at + 4] = _UNKNOWN
 
@@ -144,3 +158,12 @@ def _pass_name(parser: dns.wire.Parser) -> None:
         parser.get_bytes(length)
     if length:
         parser.get_uint8()
+
+
+def _steps(wire: bytearray, at: int) -> int:
+    """The labels and pointers of a name, as far as it is in the message; of one that runs in circles, too many."""
+    steps = 0
+    while steps <= MOST_STEPS and (length := int.from_bytes(wire[at : at + 1])):
+        steps += 1
+        at = int.from_bytes(wire[at : at + 2]) & 0x3FFF if length >= _POINTER else at + 1 + length
+    return steps

@@ -6,6 +6,7 @@ would be read by the next tunnel. What the bytes are, and whose, is not known he
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from contextlib import closing, suppress
@@ -22,6 +23,7 @@ SPARE: Final = 16
 """Pipes kept open for the next borrower."""
 
 _FLAGS: Final = 0x01 | 0x02  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK (splice(2)); the os module names them from 3.12 on
+_NOT_NOW: Final = frozenset({errno.EAGAIN, errno.EINVAL, errno.ENOMEM})  # of the call and not of the connection
 
 
 class Pipe:
@@ -37,10 +39,14 @@ class Pipe:
     def fill(self, source: int) -> int:
         """Move what has come from a socket, into an empty pipe: how much. Raises OSError.
 
-        0 may mean that nothing has come, that the stream ended, or that urgent data is next: recv(2) can tell.
+        0 may mean that nothing has come, that the stream ended, that urgent data is next, or that this host cannot
+        splice now: recv(2) can tell.
         """
-        with suppress(BlockingIOError):
+        try:
             self.held = os.splice(source, self._in, CAPACITY, flags=_FLAGS)
+        except OSError as error:
+            if error.errno not in _NOT_NOW:
+                raise
         return self.held
 
     def drain(self, sink: int) -> int:

@@ -6,6 +6,7 @@ every name of a CNAME chain is handed over with them so that it can be.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -18,7 +19,8 @@ import dns.rdatatype
 import trio
 from netaddr import IPAddress
 
-from proxyd.net.nameserver import LONGEST_CHAIN, MOST_ADDRESSES, RDTYPES, ask
+from proxyd.net.host import SHORTAGES
+from proxyd.net.nameserver import LONGEST_CHAIN, MOST_ADDRESSES, RDTYPES, TRY_SECONDS, ask
 from proxyd.net.turns import FairTurns
 from proxyd.policy.address import BadTarget, Resolution, parse_host
 from proxyd.policy.verdict import Reason
@@ -49,8 +51,8 @@ class DnsError(Exception):
         self.reason = reason
 
 
-class _NoTurn(DnsError):  # noqa: N818 - the same
-    """Nobody was asked: that says something of the client, and nothing of the name."""
+class _NotAsked(DnsError):  # noqa: N818 - the same
+    """Nobody was asked, or not for long: that says something of the client or of this host, and nothing of the name."""
 
 
 class _NoSuchName(DnsError):  # noqa: N818 - as DnsError, with one thing more to say
@@ -130,7 +132,7 @@ class Resolver:
         try:
             lookup.outcome, ttl = await self._look_up(name, client)
         except DnsError as error:
-            worth_remembering = not isinstance(error, _NoTurn)
+            worth_remembering = not isinstance(error, _NotAsked)
             lookup.outcome = DnsError(str(error), error.reason)  # a new one, without the frames it passed through
         except Exception:  # noqa: BLE001 - it would end the daemon: whatever an answer brings about, the lookup failed
             lookup.outcome = DnsError("the lookup failed in a way that nobody foresaw")
@@ -152,10 +154,10 @@ class Resolver:
         """A and AAAA side by side. A family whose lookup fails contributes nothing; no address at all is an error."""
         answers: list[_Answer] = []
         failures: list[DnsError] = []
-        asked = False
+        began = math.inf
         with trio.move_on_after(TOTAL_SECONDS) as total:
             async with self._turns.turn(client), trio.open_nursery() as families:
-                asked = True
+                began = trio.current_time()
                 for rdtype in RDTYPES:
                     families.start_soon(self._look_up_family, name, rdtype, answers, failures, families.cancel_scope)
         addresses = tuple(address for answer in answers for address in answer.addresses)
@@ -163,11 +165,12 @@ class Resolver:
             chain = tuple(dict.fromkeys(alias for answer in answers for alias in answer.chain))
             ttl = min(answer.ttl for answer in answers if answer.addresses)
             return Resolution(addresses, chain), min(ttl, LONGEST_TTL)
-        if not asked:
-            raise _NoTurn("too many lookups are under way", Reason.DNS_TIMEOUT)
+        if total.cancelled_caught and trio.current_time() - began < TRY_SECONDS:
+            raise _NotAsked("too many lookups are under way", Reason.DNS_TIMEOUT)
         if total.cancelled_caught or any(failure.reason is Reason.DNS_TIMEOUT for failure in failures):
             raise DnsError("no server answered in time", Reason.DNS_TIMEOUT)
-        raise failures[0] if failures else DnsError("the name has no address")
+        of_ours = (failure for failure in failures if isinstance(failure, _NotAsked))
+        raise next(of_ours, failures[0] if failures else DnsError("the name has no address"))
 
     async def _look_up_family(
         self,
@@ -199,11 +202,20 @@ class Resolver:
                     failure = error
                 except dns.exception.Timeout:
                     silent = True
-                except (dns.exception.DNSException, OSError, EOFError, trio.BrokenResourceError):
-                    failure = DnsError("a server could not be asked, or its answer could not be read")
+                except OSError as error:
+                    failure = _unheard(error)
+                except (dns.exception.DNSException, EOFError, trio.BrokenResourceError):
+                    failure = DnsError("the answer of a server could not be read")
             if not silent:
                 break
         raise failure
+
+
+def _unheard(error: OSError) -> DnsError:
+    """Why a server could not be asked."""
+    if error.errno in SHORTAGES:
+        return _NotAsked("this host has no more of what it takes to ask", Reason.OUT_OF_RESOURCES)
+    return DnsError("a server could not be asked")
 
 
 def _read_answer(message: dns.message.Message) -> _Answer:

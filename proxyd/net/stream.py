@@ -100,7 +100,10 @@ class TcpStream(HalfCloseableStream):
 
     async def _wait(self, wait: Callable[[socket.socket], Awaitable[None]]) -> None:
         self._calls = 0
-        await wait(self.socket)
+        try:
+            await wait(self.socket)
+        except OSError as error:  # memory ran out, or the account watches as many files as it may (epoll(7))
+            raise _broken(error) from error
 
     async def _take_turns(self) -> None:
         """Give way if it is time to: before the call, for whoever is cancelled then has lost no octet."""

@@ -50,8 +50,12 @@ class Wire:
 
     @property
     def has_head(self) -> bool:
-        """Whether a whole head has come already, so that nothing has to be waited for."""
-        return _END_OF_HEAD in self._received
+        """Whether a whole head has come already, so that nothing has to be waited for.
+
+        The empty line that is ignored before one is not its end, or whoever sent two would be waited for without end.
+        """
+        begin = len(_EMPTY_LINE) if self._received.startswith(_EMPTY_LINE) else 0
+        return self._received.find(_END_OF_HEAD, begin) >= 0
 
     async def receive_head(self) -> Head:
         """The head of the next message. Raises Malformed."""

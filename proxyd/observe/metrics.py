@@ -101,6 +101,9 @@ def _counted(totals: Totals) -> Iterator[Metric]:
         under_way.add_metric([name, "request"], account.requests)
     yield from (octets, under_way)
     yield from (_histogram(*_TIMED[what], timed) for what, timed in totals.timed.items())
+    yield GaugeMetricFamily(
+        "proxyd_tasks", "Tasks (trio) that live in the workers: what leaks would rise", totals.tasks
+    )
     yield CounterMetricFamily("proxyd_connections", "Client connections that came in", totals.connections)
     yield CounterMetricFamily(
         "proxyd_connections_dropped", "Client connections closed without a word, as there were too many", totals.dropped

@@ -37,7 +37,7 @@ _NUMBER: Final = {kind: number for number, kind in enumerate(KINDS)}
 _OCTETS: Final = array("d").itemsize
 
 # The cells of a worker: its own, and then those of each account
-_PULSE, _CONNECTIONS, _DROPPED, _UNWRITTEN, _FIRST_TIMER = range(5)
+_PULSE, _TASKS, _CONNECTIONS, _DROPPED, _UNWRITTEN, _FIRST_TIMER = range(6)
 _TIMER: Final = len(BOUNDS) + 2  # how often each interval, and the sum of seconds
 _OWN: Final = _FIRST_TIMER + len(TIMED) * _TIMER
 _DECIDED, _ENDED, _UP = 0, len(KINDS), 2 * len(KINDS)
@@ -59,7 +59,7 @@ def new_tally(workers: int) -> int:
 def strike_out(fd: int, worker: int, accounts: int) -> None:
     """Forget what a worker had open under that many accounts: it died. What it has counted stays."""
     begin = worker * _STRETCH
-    _clear(fd, begin + _PULSE, 1)
+    _clear(fd, begin + _PULSE, 2)
     for number in range(min(accounts, MOST_ACCOUNTS)):
         _clear(fd, begin + _OWN + number * _ACCOUNT + _TUNNELS, 2)
 
@@ -118,9 +118,10 @@ class Tally:
         if record.event == "close":
             self._ended(record)
 
-    def beat(self, now: float) -> None:
-        """This worker serves. now: of the monotonic clock, which all processes share."""
+    def beat(self, now: float, tasks: int) -> None:
+        """This worker serves. now: of the monotonic clock, which all processes share. tasks: those that live in it."""
         self._cells[self._own + _PULSE] = now
+        self._cells[self._own + _TASKS] = tasks
 
     def rest(self) -> None:
         """This worker lets nobody in any more."""
@@ -178,9 +179,10 @@ class Timed:
 @dataclass(frozen=True, slots=True)
 class Totals:
     """What all workers have counted. pulses: when each was last known to serve, by the monotonic clock; 0 for one that
-    does not.
+    does not. tasks: that lived in them then.
     """
 
+    tasks: int
     connections: int
     dropped: int
     unwritten: int
@@ -195,6 +197,7 @@ def read_totals(fd: int, workers: int, accounts: Sequence[str]) -> Totals:
     stretches = [_read(fd, worker, len(names)) for worker in range(workers)]
     cells = [sum(column) for column in zip(*stretches, strict=True)]
     return Totals(
+        tasks=int(cells[_TASKS]),
         connections=int(cells[_CONNECTIONS]),
         dropped=int(cells[_DROPPED]),
         unwritten=int(cells[_UNWRITTEN]),

@@ -7,6 +7,7 @@
     trail      the two audit records of one request
     seams      what a session is given from outside: plain callables, so that a test passes functions
     drain      the end announced
+    crowd      who makes room when all places are taken
     current    the policy as it stands now
     judge      `decide`, remembered while that stands
     listener   connections accepted

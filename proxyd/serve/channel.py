@@ -37,12 +37,37 @@ class Channel:
         socket.send_fds(self.socket, [json.dumps(message).encode()], list(files))
 
     def receive(self) -> tuple[Message, list[int]] | None:
-        """The next message, and the files that came with it; None at the end. Raises OSError, also after a timeout."""
+        """The next message, and the files that came with it; None at the end.
+
+        Raises OSError, also after a timeout, and ValueError for what is no message; then its files are closed.
+        """
         octets, files, _, _ = socket.recv_fds(self.socket, MAX_OCTETS, MAX_FILES)
         for number in files:
             os.set_inheritable(number, False)  # noqa: FBT003 - recv_fds passes no MSG_CMSG_CLOEXEC on
-        return (json.loads(octets), files) if octets else None
+        if not octets:
+            return None
+        try:
+            return _message(octets), files
+        except ValueError:
+            close_all(files)
+            raise
 
     def close(self) -> None:
         """Tell the other one that this one is gone."""
         self.socket.close()
+
+
+def close_all(files: Sequence[int]) -> None:
+    """Let go of files that came with a message."""
+    for number in files:
+        os.close(number)
+
+
+def _message(octets: bytes) -> Message:
+    try:
+        message = json.loads(octets)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(message, dict):
+        raise ValueError("no message")  # noqa: TRY004 - of the right type, but not what was agreed
+    return message

@@ -80,7 +80,7 @@ def ask(path: str) -> Outcome:
         told = json.loads(_asked(path, RELOAD))
         problems, changes = (tuple(map(str, told[name])) for name in ("problems", "changes"))
         return Outcome(problems=problems, changes=changes, revoked=int(told["revoked"]))
-    except (KeyError, TypeError, RecursionError):
+    except (KeyError, TypeError, OverflowError, RecursionError):
         raise ValueError("that is somebody else") from None
 
 
@@ -89,7 +89,7 @@ def ask_status(path: str) -> Status:
     try:
         told = json.loads(_asked(path, STATUS))
         return Status(**{each.name: _KINDS[str(each.type)](told[each.name]) for each in fields(Status)})
-    except (KeyError, TypeError, RecursionError):
+    except (KeyError, TypeError, OverflowError, RecursionError):
         raise ValueError("that is somebody else") from None
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import proxyd
 from proxyd.observe import tally
-from proxyd.serve.channel import Channel
+from proxyd.serve.channel import Channel, close_all
 from proxyd.serve.ears import SIGNALS
 from proxyd.serve.ledger import strike_out
 
@@ -193,6 +193,7 @@ class Crew:
                 received = channel.receive()
                 if received is None:
                     return {"silent": True, "cannot": "a worker ended instead of an answer"}
+                close_all(received[1])  # nobody has to send any
                 if received[0].get("number") == self._number:  # else it answers, late, something asked before
                     return received[0]
         return {"silent": True}

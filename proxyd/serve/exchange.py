@@ -141,11 +141,19 @@ class Exchange:
         return await self._forward(request, asked, origin)
 
     async def _receive_head(self) -> h11.Request:
-        with nullcontext() if self._wire.has_head else trio.move_on_after(HEAD_SECONDS):
+        with nullcontext() if self._wire.has_head else self._while_it_comes():
             head = await self._wire.receive_head()
             if isinstance(head, h11.Request):
                 return head
         raise Refused(Reason.HEAD_TIMEOUT, close=True)
+
+    @contextmanager
+    def _while_it_comes(self) -> Iterator[None]:
+        """A head that is not whole is waited for so long. Raises Refused where its place is needed before."""
+        with self._seams.crowd.waiting(self._visit) as needed, trio.move_on_after(HEAD_SECONDS):
+            yield
+        if needed.cancelled_caught:
+            raise Refused(Reason.CONNECTION_LIMIT, close=True)
 
     async def _read(self, request: h11.Request) -> Asked:
         """What is asked for. Raises Malformed; for a stranger, whatever he asks for, Refused."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from proxyd.observe.tally import Tally
+    from proxyd.serve.ledger import Place
     from proxyd.serve.seams import Seams
 
     Receive = Callable[[TcpStream, Peer], Awaitable[None]]
@@ -86,9 +87,7 @@ class Doorman:
         """Serve one client's connection to its end, or turn it away. Raises nothing."""
         if self._is_stranger(peer):
             await self._hear_stranger(stream, peer)
-        elif (
-            place := self._seams.ledger.enter(self._seams.snapshot().policy.limits.connections, self._capacity)
-        ) is not None:
+        elif (place := self._place()) is not None:
             self.served += 1
             await serve_connection(stream, Visit(peer, place), self._seams)
         elif self._turning_away < TURNED_AWAY:
@@ -100,6 +99,14 @@ class Doorman:
         else:
             self._tally.dropped()
             await hang_up(stream)
+
+    def _place(self) -> Place | None:
+        """A place, even if somebody has to leave it who has asked for nothing."""
+        place = self._enter()
+        return self._enter() if place is None and self._seams.crowd.make_room() else place
+
+    def _enter(self) -> Place | None:
+        return self._seams.ledger.enter(self._seams.snapshot().policy.limits.connections, self._capacity)
 
     def _is_stranger(self, peer: Peer) -> bool:
         """Whether they cannot be any client, whatever they may know."""
@@ -165,12 +172,7 @@ async def accept_forever(
     with sock:
         while True:
             try:
-                accepted, peer = sock.accept()
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(sock)
-                continue
-            except ConnectionAbortedError:
-                continue  # it left before it was let in
+                accepted, peer = await _next(sock)
             except OSError as error:
                 complain(f"a connection could not be accepted: {error.strerror}")
                 await trio.sleep(PAUSE_SECONDS)
@@ -180,6 +182,17 @@ async def accept_forever(
             taken += 1
             if taken % TURN == 0:
                 await trio.lowlevel.checkpoint()
+
+
+async def _next(sock: socket.socket) -> tuple[socket.socket, Any]:
+    """The next connection, and where it comes from. Raises OSError."""
+    while True:
+        try:
+            return sock.accept()
+        except BlockingIOError:
+            await trio.lowlevel.wait_readable(sock)
+        except ConnectionAbortedError:  # it left before it was let in; many may, and the others have their turn
+            await trio.lowlevel.checkpoint()
 
 
 def _address(peer: str | bytes | tuple[Any, ...]) -> IPAddress | None:

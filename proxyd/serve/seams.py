@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from proxyd.serve.crowd import Crowd
 from proxyd.serve.drain import Drain
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Seams:
     took: counts how many seconds something took.
     ledger: what is used of the limits. keyring: who knows his password.
     via: our name in Via. complain: a line for the operator, outside the audit log.
+    drain: who waits when the end is announced. crowd: who can make room for others.
     live: the exchanges that a new policy may have to cut.
     tunnels: where tunnels between two sockets live once they stand; None where there can be no pool.
     """
@@ -50,4 +52,5 @@ class Seams:
     complain: Callable[[str], None]
     tunnels: Tunnels | None = None
     drain: Drain = field(default_factory=Drain)
+    crowd: Crowd = field(default_factory=Crowd)
     live: set[Exchange] = field(default_factory=set)

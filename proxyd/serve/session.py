@@ -42,13 +42,20 @@ async def _serve(wire: Wire, visit: Visit, seams: Seams) -> None:
     kept = Kept()
     first = True
     try:
-        while await seams.drain.wait(visit.peer, wire.wait, KEEP_ALIVE_SECONDS, first=first):
+        while await _next(wire, visit, seams, first=first):
             first = False
             if not await Exchange(wire, visit, seams, kept).run():
                 return
             wire.next_exchange()
     finally:
         await kept.close()
+
+
+async def _next(wire: Wire, visit: Visit, seams: Seams, *, first: bool) -> bool:
+    """Wait for a request to begin: whether one did."""
+    with seams.crowd.waiting(visit):
+        return await seams.drain.wait(visit.peer, wire.wait, KEEP_ALIVE_SECONDS, first=first)
+    return False
 
 
 async def _turn_away(wire: Wire, visit: Visit, seams: Seams) -> None:

@@ -189,7 +189,7 @@ async def _beat(tally: Tally) -> None:
     """Show that clients are let in here, and that somebody sees to them."""
     try:
         while True:
-            tally.beat(time.monotonic())
+            tally.beat(time.monotonic(), trio.lowlevel.current_statistics().tasks_living)
             await trio.sleep(BEAT_SECONDS)
     finally:
         tally.rest()

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxyd.audit.reader import LONGEST_LINE, Reading, growing, parsed, records, with_rotated
+from proxyd.audit.reader import LONGEST_LINE, MOST_BRACKETS, Reading, growing, parsed, records, with_rotated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +53,11 @@ def test_whole_records_come_out_in_their_order(tmp_path: Path) -> None:
         b"[" * 100_000,
         b'{"event":"close","id":"' + b"x" * LONGEST_LINE + b'"}',
         b"9" * 5000,
+        b'{"event":"close","dns_ms":NaN}',
+        b'{"event":"close","problems":[-Infinity]}',
+        b'{"event":"close","dns_ms":1e999}',
+        '{"event":"close"}'.encode("utf-16"),
+        b'\xef\xbb\xbf{"event":"close"}',
     ],
 )
 def test_what_is_no_record_is_counted_and_passed_over(tmp_path: Path, torn: bytes) -> None:
@@ -63,6 +68,26 @@ def test_what_is_no_record_is_counted_and_passed_over(tmp_path: Path, torn: byte
     assert found == [1, 2]
     assert reading.unread >= 2
     assert reading.broken == []
+
+
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"":', b"}")])
+def test_what_is_nested_deeply_is_no_record_wherever_the_stack_ends(opening: bytes, closing: bytes) -> None:
+    """Else one reads it who has room on the stack, and another breaks by showing it."""
+    for deep, read_ in ((MOST_BRACKETS - 1, True), (MOST_BRACKETS, False), (LONGEST_LINE // 6, False)):
+        nested = opening * deep + b"1" + closing * deep
+        assert (parsed(b'{"event":"close","x":' + nested + b"}") is not None) is read_
+    assert parsed(line(problems=["deny[0].hosts[1]: wrong"] * 200)) is not None
+
+
+@pytest.mark.parametrize("octets", [LONGEST_LINE, LONGEST_LINE + 1, LONGEST_LINE + 2, 3 * LONGEST_LINE + 3])
+def test_a_line_that_is_too_long_is_one_line_and_its_end_is_no_record(tmp_path: Path, octets: int) -> None:
+    """Wherever it is cut: who can write a long line must not make two of it."""
+    log = tmp_path / "log"
+    log.write_bytes(
+        line(id=1) + b" " * octets + line(id="hidden") + line(id=2) + b" " * octets + line(id="hidden")[:-1]
+    )
+    found, reading = read(log)
+    assert (found, reading.records, reading.unread) == ([1, 2], 2, 2)
 
 
 @given(st.binary(max_size=300))
@@ -176,6 +201,23 @@ def test_what_is_appended_comes_out_and_what_was_there_does_not(tmp_path: Path) 
     half = line(id=2)
     script = Script(append(line(id=1) + half[:10]), append(half[10:]), append(b"torn\n" + line(id=3)))
     assert [each["id"] for each in islice(growing(log, script.wait), 3)] == [1, 2, 3]
+
+
+def test_what_is_appended_in_too_long_a_line_is_no_record_either(tmp_path: Path) -> None:
+    """What is kept of it until it ends is its beginning."""
+    log = tmp_path / "log"
+    log.write_bytes(b"")
+
+    def append(data: bytes) -> Callable[[], object]:
+        return lambda: log.write_bytes(log.read_bytes() + data)
+
+    hidden = line(id="hidden")
+    script = Script(
+        append(b"x" + b" " * LONGEST_LINE + hidden[:-1]),
+        append(b"\n" + b" " * LONGEST_LINE),
+        append(hidden + line(id=1)),
+    )
+    assert next(growing(log, script.wait))["id"] == 1
 
 
 def test_it_follows_a_log_through_its_rotation(tmp_path: Path) -> None:

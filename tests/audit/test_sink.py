@@ -9,7 +9,6 @@ import errno
 import fcntl
 import json
 import os
-import pathlib
 import pty
 import socket
 import stat
@@ -377,6 +376,26 @@ def test_a_line_that_a_sibling_is_writing_is_not_torn(log: Path, monkeypatch: py
     assert log.read_bytes() == ONE[:10] + rest + TWO
 
 
+def test_attack_8_a_line_that_another_worker_tore_meanwhile_is_ended_too(log: Path, sink: FileSink) -> None:
+    """It filled the disk, or was killed in the middle of a write; we have never met an error."""
+    sink.write(FIRST)
+    with log.open("ab", buffering=0) as sibling:
+        sibling.write(ONE[:10])
+        sink.write(SECOND)
+        sibling.write(ONE)
+    sink.write(SECOND)
+    assert log.read_bytes() == ONE + ONE[:10] + b"\n" + TWO + ONE + TWO
+
+
+def test_a_file_that_nobody_else_wrote_to_is_not_looked_at_again(
+    log: Path, sink: FileSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink.write(FIRST)
+    monkeypatch.setattr(os, "open", Mock(side_effect=AssertionError("it was looked at")))
+    sink.write(SECOND)
+    assert log.read_bytes() == ONE + TWO
+
+
 def test_a_line_that_another_worker_tore_is_ended_on_reopening(log: Path, sink: FileSink) -> None:
     log.write_bytes(TWO + ONE[:10])
     sink.reopen()
@@ -421,12 +440,12 @@ def test_attack_8_what_others_write_to_the_same_stdout_overwrites_no_record(log:
 
 def test_a_file_that_we_may_write_and_not_read_is_taken_to_end_well(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log.write_bytes(ONE)
+    sink = FileSink(str(log))
     refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     with monkeypatch.context() as patched:
-        patched.setattr(pathlib.Path, "open", Mock(side_effect=refused))
-        sink = FileSink(str(log))
-    sink.write(SECOND)
-    sink.close()
+        patched.setattr(os, "open", Mock(side_effect=refused))
+        sink.write(SECOND)
+        sink.close()
     assert log.read_bytes() == ONE + TWO
 
 
@@ -537,7 +556,13 @@ def unlink(log: Path) -> None:
     log.unlink()
 
 
-moved = pytest.mark.parametrize("move", [rename, rename_and_create, unlink])
+def replace(log: Path) -> None:
+    other = log.with_suffix(".new")
+    other.touch()
+    other.replace(log)
+
+
+moved = pytest.mark.parametrize("move", [rename, rename_and_create, unlink, replace])
 
 
 @moved
@@ -550,6 +575,19 @@ def test_a_file_that_was_moved_is_noticed_within_a_second(
     sink.write(SECOND)
     assert log.read_bytes() == TWO
     assert CHECK_SECONDS == 1.0
+
+
+@pytest.mark.parametrize("move", [unlink, replace])
+def test_r7_attack_8_a_file_that_was_removed_gets_nothing_more(
+    log: Path, sink: FileSink, move: Callable[[Path], None]
+) -> None:
+    """Nobody could read it there."""
+    sink.write(FIRST)
+    with log.open("rb") as removed:
+        move(log)
+        sink.write(SECOND)
+        assert removed.read() == ONE
+    assert log.read_bytes() == TWO
 
 
 def test_a_file_that_was_renamed_gets_what_is_written_until_then(log: Path, sink: FileSink, clock: Clock) -> None:

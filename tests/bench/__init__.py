@@ -9,6 +9,7 @@ proxy.py, pproxy; each in a virtualenv of its own), and smokescreen, where its p
     __main__     the run: its own network, the origin, rounds, the end of everything
     contenders   what a contender is: a command, an address, its processes
     peers        who contends, and how each is set up
+    ground       the network it happens in, and the load program
     names        the one name that is resolved, and where
     works        what is measured: each work once through one contender
     report       the tables, the machine, the raw results (results/, not in git)

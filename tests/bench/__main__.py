@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from tests import namespace
 from tests.bench import names, report
 from tests.bench.checks import CHECKS
 from tests.bench.contenders import CannotRun
+from tests.bench.ground import build, enter_own_network
 from tests.bench.peers import OURS, PEERS, SMOKESCREEN
 from tests.bench.works import TLS_PORT, WORKS, WORKS_OF_CHECKS, Load, measure, measure_bodies, measure_idle, warm_up
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from tests.bench.contenders import Contender, Group
     from tests.bench.works import Result, Work
 
-SOURCES: Final = [str(Path(__file__).with_name(name)) for name in ("load.c", "origin.c")]
-TIME_WAIT_BUCKETS: Final = 512  # else loopback runs out of ports, and the bench measures the kernel looking for one
 MOST_SECONDS, MOST_ROUNDS = 60.0, 20
 
 
@@ -48,8 +45,8 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="proxyd-bench-") as text:
             directory = Path(text)
             directory.chmod(0o755)
-            _enter_own_network(directory)
-            load = Load(_build(directory))
+            enter_own_network(directory)
+            load = Load(build(directory))
             with load.origin(), load.origin(TLS_PORT - 2), names.served():
                 rounds, wrong = _rounds(load, contenders, directory, arguments)
     except CannotRun as why:
@@ -85,35 +82,6 @@ def _contenders(only: list[str] | None, smokescreen: str | None) -> list[Contend
     if unknown := set(only) - {each.name for each in known}:
         raise CannotRun(f"no contender is called {', '.join(unknown)}; there are {', '.join(e.name for e in known)}")
     return [each for each in known if each.name in only]
-
-
-def _enter_own_network(directory: Path) -> None:
-    """Traffic to public addresses must not leave this machine: no namespace, no bench."""
-    why = ""
-    try:
-        namespace.enter()
-        names.show_own_files(directory)
-    except (OSError, subprocess.CalledProcessError) as error:
-        why = f" ({error})"
-    if why or not namespace.isolated:
-        raise CannotRun(f"no namespaces of our own can be had here{why}; run as root, or allow user namespaces")
-    try:
-        Path("/proc/sys/net/ipv4/tcp_max_tw_buckets").write_text(str(TIME_WAIT_BUCKETS))
-    except OSError as error:
-        _say(f"bench: tcp_max_tw_buckets stays: {error}; figures for new connections may collapse", sys.stderr)
-
-
-def _build(directory: Path) -> Path:
-    compiler = shutil.which("cc")
-    if compiler is None:
-        raise CannotRun("cc is missing: install a C compiler (Debian: gcc and libc6-dev)")
-    program = directory / "load"
-    built = subprocess.run(  # noqa: S603 - our own source
-        [compiler, "-O2", "-o", str(program), *SOURCES], check=False, capture_output=True, text=True
-    )
-    if built.returncode != 0:
-        raise CannotRun(f"cc cannot build load.c and origin.c:\n{built.stderr}")
-    return program
 
 
 def _rounds(

@@ -30,7 +30,7 @@ enum {
     MOST_SAMPLES = 1 << 20,
     PATIENCE = 20,        /* seconds for the next link to open */
     GRACE = 5,            /* seconds for what is under way when the time is up */
-    IDLE_SECONDS = 120,   /* at most */
+    IDLE_SECONDS = 3600,  /* at most */
 };
 
 unsigned char pattern[PERIOD + PIECE];
@@ -339,14 +339,15 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+static double percentile(uint64_t per_mille) { return sampled ? samples[sampled * per_mille / 1000] / 1e3 : 0; }
+
 static void report(void) {
     double took = finished - start;
     if (took < seconds && !asks_once()) took = seconds; /* who died early was slow, not fast */
     qsort(samples, sampled, sizeof *samples, by_value);
-    printf("{\"done\": %llu, \"octets\": %llu, \"seconds\": %.6f, \"p50_us\": %.1f, \"p99_us\": %.1f, \"errors\": %u, "
-           "\"standing\": %d, \"first_error\": \"%s\"}\n",
-           done, octets, took, sampled ? samples[sampled / 2] / 1e3 : 0,
-           sampled ? samples[(uint64_t)sampled * 99 / 100] / 1e3 : 0, errors, standing, first_error);
+    printf("{\"done\": %llu, \"octets\": %llu, \"seconds\": %.6f, \"p50_us\": %.1f, \"p99_us\": %.1f, "
+           "\"p999_us\": %.1f, \"errors\": %u, \"standing\": %d, \"first_error\": \"%s\"}\n",
+           done, octets, took, percentile(500), percentile(990), percentile(999), errors, standing, first_error);
 }
 
 static void prepare(char **words) {

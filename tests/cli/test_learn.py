@@ -9,11 +9,16 @@ import pytest
 
 from proxyd.cli import learn as learn_module
 from proxyd.cli import main
+from proxyd.policy.learn import Lesson
 from proxyd.policy.load import load
 from tests.policy.worlds import TODAY, files
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
+
+    from proxyd.policy.learn import Wish
+    from proxyd.policy.model import Policy
 
 POLICY = """\
 schema = 1
@@ -128,6 +133,20 @@ def test_attack_8_an_agent_that_makes_names_up_fills_nothing(learn: Learn, monke
     monkeypatch.setattr(learn_module, "MOST", 3)
     _, toml, _ = learn([asked(f"h{number}.com") for number in range(9)] + [asked("h0.com")])
     assert 'hosts = ["h0.com", "h1.com", "h2.com"]' in toml
+
+
+def test_attack_8_nor_does_who_makes_addresses_or_clients_up(learn: Learn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who answers for a name can give it other ones with each lookup."""
+    wishes: list[Wish] = []
+
+    def remember(policy: Policy, wished: Iterable[Wish], *_: object) -> Lesson:
+        wishes.extend(wished)
+        return Lesson((), policy, ())
+
+    monkeypatch.setattr(learn_module, "learn", remember)
+    learn([asked("b.com", addresses=[f"192.0.2.{last}", "::1"], client="x" * 9999) for last in range(200)])
+    (wish,) = wishes
+    assert (len(wish.addresses), len(wish.client), wish.times) == (learn_module.MOST_ADDRESSES, 255, 200)
 
 
 def test_r8_a_program_is_told_all_of_it(learn: Learn) -> None:

@@ -109,6 +109,15 @@ def test_what_is_not_known_is_not_made_up(show: Show) -> None:
     assert len(show([stranger], "--json", "--since", "1h")) == 1, "who knows when it was"
 
 
+@pytest.mark.parametrize("odd", [None, True, 7, 1.5, [], [None], {}, {"a": 1}, "\ud800"])
+@pytest.mark.parametrize("event", ["decision", "close", "reload"])
+def test_attack_9_a_field_may_be_of_any_type(show: Show, event: str, odd: object) -> None:
+    """The log is not ours alone to write: one line must not keep the others from being seen."""
+    hostile = dict.fromkeys((*CLOSE, "addresses", "listening", "problems", "pid"), odd) | {"event": event}
+    assert show([hostile, CLOSE])[-1].startswith("10:00:00  agent  allow  GET     example.com:80")
+    assert len(show([hostile | {"verdict": "allow", "scheme": "connect"}, CLOSE], "--json")) == 2
+
+
 def test_beginnings_ends_and_reloads_are_told(show: Show) -> None:
     start = {"event": "start", "time": CLOSE["time"], "listening": ["127.0.0.1:3128"], "policy": "p", "digest": "d"}
     reload = {"event": "reload", "time": CLOSE["time"], "outcome": "refused", "problems": ["a", "b"], "policy": "p"}

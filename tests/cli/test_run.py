@@ -163,13 +163,15 @@ def test_attack_8_a_stderr_that_nobody_reads_hinders_no_start_and_no_reload(
     assert len(start.served) == 2
 
 
+@pytest.mark.parametrize(("most", "limit"), [(resource.RLIM_INFINITY, 1), (4096, 1), (1, 1), (0, 0)])
 def test_r7_a_core_dump_would_hold_what_passes_through_and_none_is_left(
-    start: Start, write: Callable[[str], str]
+    start: Start, write: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, most: int, limit: int
 ) -> None:
-    """Before anybody is served."""
+    """Before anybody is served: by core(5), one octet at most means none, to a file and to a program."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (0, most))
     start.script = [(lambda: start.limits.append((-1, (0, 0))), term)]
     assert main(["--policy", write(text())]) == 0
-    assert start.limits == [(resource.RLIMIT_CORE, (0, 0)), (-1, (0, 0))]
+    assert start.limits == [(resource.RLIMIT_CORE, (limit, limit)), (-1, (0, 0))]
 
 
 def test_an_end_by_a_bug_leaves_nothing_open_and_no_file_of_the_control_socket(

@@ -20,6 +20,7 @@ BLOCKS: Final = dict(re.findall(r"(?ms)^      - alert: (\w+)\n(.*?)(?=^      - a
 
 NOT_SHOWN: Final = {
     "proxyd_process_virtual_memory_bytes": "address space that nobody touches: the resident memory is shown",
+    "proxyd_tasks": "how many there should be depends on who is there: for whoever looks for a leak",
 }
 """Families that neither a panel nor an alert uses, and why."""
 

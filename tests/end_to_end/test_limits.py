@@ -233,7 +233,7 @@ def test_r12_a_killed_worker_frees_its_places_and_no_others(scene: Scene, crowd:
         stack.enter_context(one_more(proxy, crowd))
         with proxy.connect() as another:
             assert connect(another, at(crowd)).status == 429
-        assert crowd.now == 2
+        next(None for _ in ticks() if crowd.now == 2)  # the origin may hear of them a moment later than their clients
         second.close()
         stack.enter_context(one_more(proxy, crowd))
 
@@ -297,7 +297,7 @@ def test_connections_are_counted_over_both_workers(scene: Scene) -> None:
     proxy.wait_for_start(2)
     with ExitStack() as stack:
         inside = [stack.enter_context(proxy.connect()) for _ in range(2)]
-        assert {get(client, f"{scene.url}/").status for client in inside} == {200}
+        assert {connect(client, scene.target).status for client in inside} == {200}
         for _ in range(10):
             with proxy.connect() as another:
                 said = answer(another)

@@ -59,4 +59,4 @@ def test_a_core_dump_is_never_made(proxy: Daemon) -> None:
     for pid in (proxy.pid, *proxy.workers()):
         limits = Path(f"/proc/{pid}/limits").read_text()
         [line] = [line for line in limits.splitlines() if line.startswith("Max core file size")]
-        assert line.split()[4:6] == ["0", "0"]
+        assert line.split()[4:6] in (["0", "0"], ["1", "1"]), "one octet: none is made, whoever would take it"

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from proxyd.net import nameserver
-from proxyd.net.nameserver import LONGEST_CHAIN, MOST_OCTETS, MOST_RECORDS, ask
+from proxyd.net.nameserver import LONGEST_CHAIN, MOST_GUESSES, MOST_OCTETS, MOST_RECORDS, ask
 from tests.net.answering import (
     EVIL,
     GOOD,
@@ -101,6 +101,26 @@ async def test_attack_3_5_nothing_but_lies_is_silence(
     assert impatience <= 0.1
 
 
+@pytest.mark.parametrize(
+    ("guesses", "truth"), [(MOST_GUESSES - 1, FOUR), (MOST_GUESSES, "127.0.0.1"), (500, "127.0.0.1")]
+)
+async def test_attack_3_8_who_is_guessed_at_asks_over_tcp_where_nobody_can(guesses: int, truth: str) -> None:
+    """RFC 5452 §9.3: each guess is one in 65,536, and must not have as many tries as there is time for."""
+    wrong = [lambda query: bytes([query[0] ^ 1]) + answering(query, EVIL)[1:]] * guesses
+    async with serving(
+        sending(*wrong, lambda query: answering(query, GOOD)), lambda query: framed(answering(query, EVIL))
+    ) as server:
+        assert data(await ask(question(), server)) == [truth]
+
+
+async def test_attack_3_5_an_answer_that_is_truncated_over_tcp_too_is_none() -> None:
+    """Else it would say that the name has no address."""
+    cut = sending(lambda query: answering(query, flags=0x8380))
+    async with serving(cut, lambda query: framed(answering(query, flags=0x8380))) as server:
+        with pytest.raises(dns.exception.FormError):
+            await ask(question(), server)
+
+
 # Answers that cost more to read than to send: dnspython takes half a second for some of 2 KiB
 
 
@@ -127,6 +147,7 @@ BOMBS: Final[dict[str, Callable[[bytes], bytes]]] = {
     "a question too many": lambda query: (
         query[:2] + b"\x81\x80\0\2\0\0" + bytes(4) + query[12 : query.index(b"\0", 12) + 5] + TO_ITSELF + b"\0\1\0\1"
     ),
+    "names of too many labels": lambda query: answering(query, *[record(1, bytes(4), owner=LONG_NAME)] * 20),
     "1,000 questions": lambda query: (
         query[:2] + b"\x81\x80\x03\xe8" + bytes(6) + LONG_NAME + b"\0\1\0\1" + (TO_ITSELF + b"\0\1\0\1") * 999
     ),

@@ -174,6 +174,23 @@ def test_where_splice_is_refused_there_are_no_pipes(monkeypatch: pytest.MonkeyPa
     assert open_files() == before
 
 
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOMEM])
+def test_what_cannot_be_spliced_now_is_left_to_be_copied(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The connection is as it was: a tunnel that stands is no worse for it (ATTACKS 8)."""
+
+    def refused(*_: object, **_more: object) -> int:
+        raise OSError(number, "")
+
+    with linked() as (source, writer):
+        pipe = Pipe()
+        writer.send(b"hello")
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "splice", refused)
+            assert (pipe.fill(source.fileno()), pipe.held) == (0, 0)
+        assert pipe.fill(source.fileno()) == 5
+        pipe.close()
+
+
 def test_where_there_is_no_splice_there_are_no_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "splice")
     assert Pipes().borrow() is None

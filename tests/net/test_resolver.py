@@ -5,6 +5,7 @@ Lookups run in virtual time over a faked `ask`.
 
 from __future__ import annotations
 
+import errno
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ import dns.update
 import pytest
 import trio
 
+from proxyd.net.host import SHORTAGES
 from proxyd.net.nameserver import LONGEST_CHAIN, MOST_ADDRESSES
 from proxyd.net.resolver import DnsError, Resolver
 from proxyd.policy.address import Resolution
@@ -266,6 +268,31 @@ async def test_attack_3_5_when_both_fail_there_is_no_address_and_an_error(
 ) -> None:
     assert await outcome(nursery, World(families={"A": how, "AAAA": how})) is Reason.DNS_ERROR
     assert autojump_clock.current_time() == 0
+
+
+@pytest.mark.parametrize("number", sorted(SHORTAGES), ids=errno.errorcode.__getitem__)
+@pytest.mark.parametrize("other", ["NXDOMAIN", "SERVFAIL", None])
+async def test_r12_what_this_host_lacks_is_told_and_says_nothing_of_the_name(
+    nursery: trio.Nursery, number: int, other: str | None
+) -> None:
+    """And nothing is remembered of it: the next one may find what the last one lacked."""
+    answering = World([A, AAAA])
+    lacking = [True]
+
+    async def ask(query: dns.message.Message, server: Server) -> dns.message.Message:
+        await trio.lowlevel.checkpoint()
+        if not lacking[0]:
+            return await answering.ask(query, server)
+        if other is not None and query.question[0].rdtype == dns.rdatatype.AAAA:
+            return reply(query, [], other)
+        raise OSError(number, "lacking")
+
+    subject = Resolver(nursery, Routes((FIRST,)), ask)
+    with pytest.raises(DnsError) as caught:
+        await subject.resolve(NAME, CLIENT)
+    assert caught.value.reason is Reason.OUT_OF_RESOURCES
+    lacking[0] = False
+    assert numbers(await subject.resolve(NAME, CLIENT)) == {FOUR, SIX}
 
 
 async def test_attack_3_5_an_nxdomain_with_an_address_is_an_error_and_final(nursery: trio.Nursery) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -232,6 +233,22 @@ async def test_who_never_has_to_wait_gives_way_all_the_same(
         calls += 1
     await wait_all_tasks_blocked()
     assert max(later - earlier for earlier, later in pairwise(seen)) <= 2 * TURN
+
+
+async def test_a_connection_that_cannot_be_watched_is_broken(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ATTACKS 8: the account watches as many files as it may (epoll(7)); that is nobody's bug."""
+
+    async def refused(_sock: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    stream, end = ends
+    end.stuff(1)
+    monkeypatch.setattr(trio.lowlevel, "wait_readable", refused)
+    monkeypatch.setattr(trio.lowlevel, "wait_writable", refused)
+    await stream.receive_some()
+    for wait in (stream.receive_some, stream.wait_send_all_might_not_block):
+        with pytest.raises(trio.BrokenResourceError, match="No space left on device"):
+            await wait()
 
 
 async def test_who_is_cancelled_has_lost_no_octet(ends: Ends) -> None:

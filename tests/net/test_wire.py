@@ -806,6 +806,20 @@ async def test_a_head_that_has_come_whole_needs_no_waiting(pieces: tuple[bytes, 
         assert (wire.has_head, script(wire).reads) == (pieces != (GET,), 1)
 
 
+@pytest.mark.parametrize("piece", [b"\r\n\r\n", b"\r\n\r\nGET / HTTP/1.1\r\n"])
+async def test_attack_8_empty_lines_are_no_head(piece: bytes) -> None:
+    """One is ignored before a head; the next must not be taken for the end of one, or what follows has no deadline."""
+    wire = client_sends(piece)
+    await wire.wait()
+    assert not wire.has_head
+
+
+async def test_a_head_behind_the_empty_line_that_is_ignored_has_come() -> None:
+    wire = client_sends(b"\r\n" + GET)
+    await wire.wait()
+    assert wire.has_head
+
+
 async def test_the_head_behind_a_message_has_come_too_once_its_turn_is_there() -> None:
     wire = client_sends(POST + b"hello" + GET)
     await wire.receive_head()

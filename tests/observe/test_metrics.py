@@ -48,6 +48,7 @@ FAMILIES: Final = {
     "proxyd_connect_seconds": ("histogram", {"le"}),
     "proxyd_first_byte_seconds": ("histogram", {"le"}),
     "proxyd_audit_write_seconds": ("histogram", {"le"}),
+    "proxyd_tasks": ("gauge", set[str]()),
     "proxyd_connections": ("counter", set[str]()),
     "proxyd_connections_dropped": ("counter", set[str]()),
     "proxyd_audit_failures": ("counter", set[str]()),
@@ -99,6 +100,7 @@ def totals(fd: int, accounts: Sequence[str] = ACCOUNTS) -> Totals:
 
 def some_of_everything(tally: Tally) -> None:
     """Have something of each figure."""
+    tally.beat(1.0, 12)
     tally.accepted()
     tally.accepted()
     tally.dropped()
@@ -144,8 +146,13 @@ def test_what_was_counted_is_shown() -> None:
     assert octets == {"up": 3, "down": 2**53}
     under_way = {kind: value(samples, "proxyd_open", client="agent", kind=kind) for kind in ("tunnel", "request")}
     assert under_way == {"tunnel": 1, "request": 1}
-    plain = ("proxyd_connections_total", "proxyd_connections_dropped_total", "proxyd_audit_failures_total")
-    assert [value(samples, name) for name in plain] == [3, 1, 1]
+    plain = (
+        "tasks",
+        "connections_total",
+        "connections_dropped_total",
+        "audit_failures_total",
+    )
+    assert [value(samples, f"proxyd_{name}") for name in plain] == [12, 3, 1, 1]
 
 
 def test_what_the_supervisor_knows_is_shown() -> None:

@@ -47,6 +47,7 @@ def test_nothing_is_counted_to_begin_with() -> None:
     with memory() as fd:
         totals = read_totals(fd, WORKERS, ACCOUNTS)
     assert totals == Totals(
+        tasks=0,
         connections=0,
         dropped=0,
         unwritten=0,
@@ -143,7 +144,7 @@ def test_clients_beyond_those_that_there_is_room_for_are_counted_as_nobody() -> 
     """The last one for whom there is room has a figure of its own, and the one behind writes into nobody else's."""
     names = ("", *(f"client-{number}" for number in range(1, MOST_ACCOUNTS + 2)))
     with memory(2) as fd, counting(fd, 0, names) as tally, counting(fd, 1, names) as neighbour:
-        neighbour.beat(7.0)
+        neighbour.beat(7.0, 3)
         for kind in KINDS:
             neighbour.count(record("close", client=None, verdict=kind[0], reason=kind[1] or None))
         for number, name in enumerate(names[-3:]):
@@ -232,13 +233,15 @@ def test_the_bounds_rise_and_hold_the_patience_of_a_client() -> None:
 
 def test_each_worker_has_a_pulse_of_its_own_until_it_rests_or_dies() -> None:
     with memory() as fd, counting(fd, 0) as one, counting(fd, 2) as two:
-        one.beat(3.0)
-        two.beat(4.0)
-        one.beat(5.0)
+        one.beat(3.0, 10)
+        two.beat(4.0, 7)
+        one.beat(5.0, 11)
         assert read_pulses(fd, WORKERS) == read_totals(fd, WORKERS, ACCOUNTS).pulses == (5.0, 0.0, 4.0)
+        assert read_totals(fd, WORKERS, ACCOUNTS).tasks == 11 + 7
         one.rest()
         strike_out(fd, 2, len(ACCOUNTS))
         assert read_pulses(fd, WORKERS) == (0.0, 0.0, 0.0)
+        assert read_totals(fd, WORKERS, ACCOUNTS).tasks == 11, "who rests still has those that it waits for"
 
 
 # Memory

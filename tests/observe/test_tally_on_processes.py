@@ -31,7 +31,7 @@ for number in range(times):
     tally.took("dns", 0.5)
     if number % 10:
         tally.count(Record(event="close", bytes_up=worker + 1, bytes_down=2, **facts))
-    tally.beat(number + 1.0)
+    tally.beat(number + 1.0, 5)
 print("done", flush=True)
 sys.stdin.readline()
 """

@@ -238,8 +238,8 @@ class House:
 
 
 def visit(address: str | None = "127.0.0.1") -> Visit:
-    """Somebody's connection from there, who has no place in the house."""
-    return Visit(Guest(None if address is None else IPAddress(address)))
+    """Somebody's connection from there, whose place nobody counts."""
+    return Visit(Guest(None if address is None else IPAddress(address)), Place(lambda: None))
 
 
 @dataclass

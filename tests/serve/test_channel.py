@@ -126,3 +126,14 @@ def test_a_pair_is_two_files_and_closed_it_is_none() -> None:
     for end in ends:
         end.close()
     assert open_files() == before
+
+
+@pytest.mark.parametrize("octets", [b"[]", b"7", b"null", b"{", b"\xff", b"[" * MAX_OCTETS])
+def test_what_is_no_message_is_an_error_and_its_files_are_closed(pair: Pair, octets: bytes) -> None:
+    """A worker that was taken over must not end the supervisor, nor fill its table of files."""
+    before = open_files()
+    with open(os.devnull, "rb") as file:  # noqa: PTH123 - a file, and nothing of a path
+        socket.send_fds(pair[0].socket, [octets], [file.fileno()])
+    with pytest.raises(ValueError):  # noqa: PT011 - json's own words for some of them
+        pair[1].receive()
+    assert open_files() == before

@@ -297,6 +297,8 @@ def test_who_hangs_up_without_a_word_did_not_want_to_be_asked_by_us(path: str) -
         b'{"problems": 1, "changes": [], "revoked": 0}',
         b'{"problems": [], "changes": [], "revoked": "\\u001b[2J"}',
         b'{"problems": [], "changes": [], "revoked": [1]}',
+        b'{"problems": [], "changes": [], "revoked": Infinity}',
+        b'{"problems": [], "changes": [], "revoked": 1e999}',
         json.dumps(asdict(OUTCOME)).encode()[:-1],
     ],
 )
@@ -327,7 +329,10 @@ def test_what_runs_is_told_whole(path: str, status: Status) -> None:
         b"{}",
         b"[" * 100_000,
         json.dumps(asdict(OUTCOME)).encode(),
-        *(json.dumps(asdict(STATUS_OF) | {name: value}).encode() for name, value in (("pid", "x"), ("serving", None))),
+        *(
+            json.dumps(asdict(STATUS_OF) | {name: value}).encode()
+            for name, value in (("pid", "x"), ("pid", float("inf")), ("serving", None))
+        ),
         json.dumps({name: value for name, value in asdict(STATUS_OF).items() if name != "digest"}).encode(),
     ],
 )

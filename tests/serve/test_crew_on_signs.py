@@ -23,7 +23,7 @@ def beats(stage: Stage, *places: int) -> None:
     """Those workers show that they let clients in."""
     for place in places:
         with stage.counting(place) as tally:
-            tally.beat(stage.now)
+            tally.beat(stage.now, 1)
 
 
 @pytest.fixture

@@ -132,6 +132,56 @@ async def test_clients_that_leave_before_they_are_accepted_cost_the_others_no_pa
 
 
 @in_virtual_time
+async def test_attack_8_others_have_their_turn_however_many_leave_before_they_are_accepted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each that is aborted leaves the others a turn."""
+    turns = tries = 0
+
+    class Aborted(Listening):
+        def accept(self) -> tuple[socket.socket, tuple[str, int] | str]:
+            nonlocal tries
+            tries += 1
+            assert tries < 100, "it spins"
+            raise ConnectionAbortedError
+
+    async def other() -> None:
+        nonlocal turns
+        while turns < 5:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+        accepting.cancel()
+
+    async with trio.open_nursery() as others:
+        with trio.CancelScope() as accepting:
+            others.start_soon(other)
+            await accept_all(monkeypatch, Aborted(), 5.0)
+    assert turns == 5
+
+
+@in_virtual_time
+async def test_a_listener_that_cannot_be_watched_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ATTACKS 8: a reload opened it where the account watches as many files as it may (epoll(7))."""
+    waits = iter((OSError(errno.ENOSPC, "No space left on device"), None))
+
+    async def wait(_sock: object) -> None:
+        if (failure := next(waits, None)) is not None:
+            raise failure
+        await trio.sleep_forever()
+
+    guests, complaints = Guests(), list[str]()
+    with arrivals() as accepted:
+        listening = Listening(BlockingIOError(), *accepted)
+        monkeypatch.setattr(trio.lowlevel, "wait_readable", wait)
+        async with trio.open_nursery() as handlers:
+            with trio.move_on_after(5):
+                sock, doorman = cast("socket.socket", listening), cast("Doorman", guests)
+                await accept_forever(sock, doorman, guests.receive, handlers, complaints.append)
+    assert guests.came == [("127.0.0.1", PAUSE_SECONDS)]
+    assert complaints == ["a connection could not be accepted: No space left on device"]
+
+
+@in_virtual_time
 async def test_connections_are_accepted_without_a_pause_while_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     with arrivals(5) as accepted:
         guests, complaints = await accept_all(monkeypatch, Listening(*accepted), 5.0)

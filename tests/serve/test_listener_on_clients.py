@@ -53,6 +53,14 @@ class Front:
         await trio.testing.wait_all_tasks_blocked()
         return Peer(ours)
 
+    async def busy(self, world: World, address: str = "127.0.0.1") -> Peer:
+        """A new client, who has a tunnel."""
+        client = await self.knock(address)
+        await client.send(connect())
+        await world.origin()
+        await client.until(b"\r\n\r\n")
+        return client
+
 
 @in_virtual_time
 async def test_a_client_that_says_nothing_is_let_go_without_a_record() -> None:
@@ -80,17 +88,17 @@ async def test_as_many_clients_as_the_limit_says_are_served_and_one_more_is_told
     world = World(policy)
     async with trio.open_nursery() as nursery:
         front = Front(world, nursery, capacity=capacity)
-        inside = [await front.knock(), await front.knock()]
+        inside = [await front.busy(world), await front.busy(world)]
         late = await front.knock()
         answer = await late.answer()
         assert (answer.status, answer.reason, answer.fields["connection"]) == (503, "connection_limit", "close")
         await late.closed()
+        await world.leave()
         for client in inside:
-            await exchange(world, client)
-            assert (await client.answer()).status == 200
+            await client.closed()
             await client.leave()
     assert (front.doorman.served, world.house.connections) == (2, 0)
-    refused, *served = world.trail()
+    *served, refused = world.trail()
     assert (refused[0].reason, refused[0].status, refused[1].outcome) == ("connection_limit", 503, "refused")
     assert [decision.verdict for decision, _ in served] == ["allow", "allow"]
 
@@ -101,15 +109,15 @@ async def test_the_limit_is_that_of_the_policy_of_the_moment() -> None:
     world = World(full_at(1))
     async with trio.open_nursery() as nursery:
         front = Front(world, nursery)
-        clients = [await front.knock()]
+        clients = [await front.busy(world)]
         assert (await (await front.knock()).answer()).status == 503
         world.amend(full_at(3))
-        clients.append(await front.knock())
+        clients.append(await front.busy(world))
         world.amend(full_at(1))
         assert (await (await front.knock()).answer()).status == 503
+        await world.leave()
         for client in clients:
-            await exchange(world, client)
-            assert (await client.answer()).status == 200
+            await client.closed()
             await client.leave()
 
 
@@ -151,20 +159,77 @@ async def test_only_so_many_are_told_at_once_and_more_are_just_closed() -> None:
     world = World(full_at(1))
     async with trio.open_nursery() as nursery:
         front = Front(world, nursery)
-        inside = await front.knock()
+        inside = await front.busy(world)
         told = [await front.knock() for _ in range(TURNED_AWAY)]
         assert front.counting.noted == ["accepted"] * (1 + TURNED_AWAY)
         closed = await front.knock()
         await closed.closed()
-        assert [record.event for record in world.records] == ["decision"] * TURNED_AWAY
+        assert [record.event for record in world.records] == ["decision"] * (1 + TURNED_AWAY)
         assert front.counting.noted[-2:] == ["accepted", "dropped"], "nothing else tells of it"
         for client in told:
             assert (await client.answer()).status == 503
         await trio.sleep(1.5)
         assert (await (await front.knock()).answer()).status == 503
+        await world.leave()
         await inside.leave()
-    assert len(world.trail()) == TURNED_AWAY + 1
+    assert len(world.trail()) == 1 + TURNED_AWAY + 1
     assert front.doorman.served == 1
+
+
+# Who has asked for nothing makes room
+
+
+@in_virtual_time
+async def test_attack_8_a_crowd_that_says_nothing_keeps_nobody_out() -> None:
+    """Who waits between two requests makes room, too; who has asked for something stays."""
+    world = World(full_at(3))
+    async with trio.open_nursery() as nursery:
+        front = Front(world, nursery)
+        busy, rested = await front.busy(world), await front.knock()
+        await exchange(world, rested)
+        assert (await rested.answer()).status == 200
+        silent = await front.knock()
+        for gone in (rested, silent):
+            newcomer = await front.knock()
+            await gone.closed()
+            await exchange(world, newcomer)
+            assert (await newcomer.answer()).status == 200
+        await busy.silent()
+        assert (world.house.connections, front.counting.noted) == (3, ["accepted"] * 5)
+        nursery.cancel_scope.cancel()
+
+
+@in_virtual_time
+async def test_attack_8_a_head_that_does_not_come_makes_room_and_is_told_so() -> None:
+    """Slowloris: each is on record, and is no reason to keep others waiting."""
+    world = World(full_at(1))
+    async with trio.open_nursery() as nursery:
+        front = Front(world, nursery)
+        slow = await front.knock()
+        await slow.send(b"GET http://origin.example/ HT")
+        newcomer = await front.knock()
+        assert (await slow.answer()).reason == "connection_limit"
+        await slow.closed()
+        await exchange(world, newcomer)
+        assert (await newcomer.answer()).status == 200
+        await newcomer.leave()
+        await trio.testing.wait_all_tasks_blocked()
+    assert [decision.reason for decision, _ in world.trail()] == ["connection_limit", None]
+    assert world.house.connections == 0
+
+
+@in_virtual_time
+async def test_strangers_are_nobodys_room() -> None:
+    """They have no place that anybody could have."""
+    world = World(full_at(1))
+    async with trio.open_nursery() as nursery:
+        front = Front(world, nursery)
+        stranger = await front.knock(STRANGER)
+        busy = await front.busy(world)
+        assert (await (await front.knock()).answer()).reason == "connection_limit"
+        await stranger.silent()
+        await busy.silent()
+        nursery.cancel_scope.cancel()
 
 
 # Strangers
@@ -193,15 +258,16 @@ async def test_clients_take_no_place_of_a_stranger_who_is_refused_as_one(address
     world = World(full_at(1))
     async with trio.open_nursery() as nursery:
         front = Front(world, nursery)
-        inside = await front.knock()
+        inside = await front.busy(world)
         stranger = await front.knock(address)
         await stranger.send(get())
         answer = await stranger.answer()
         assert (answer.status, answer.reason) == (403, "client_unknown")
         assert (await (await front.knock()).answer()).status == 503
+        await world.leave()
         for each in (inside, stranger):
             await each.leave()
-    assert world.trail()[0][0].client_address == address
+    assert world.trail()[1][0].client_address == address
 
 
 @in_virtual_time
@@ -238,7 +304,7 @@ async def test_the_place_of_a_session_that_is_cancelled_is_free_again(address: s
         async with trio.open_nursery() as nursery:
             front = Front(world, nursery)
             front.doorman = doorman
-            one = await front.knock(address)
+            one = await (front.knock(address) if address == STRANGER else front.busy(world, address))
             await one.silent(0.1)
             if address != STRANGER:
                 assert (await (await front.knock(address)).answer()).status == 503

@@ -48,7 +48,7 @@ class Asked:
 
         def beat() -> int:
             with self.stage.counting(place) as tally:
-                tally.beat(self.stage.now + 1)  # the clock of a host does not begin at 0
+                tally.beat(self.stage.now + 1, 1)  # the clock of a host does not begin at 0
             return signal.SIGCHLD
 
         return beat

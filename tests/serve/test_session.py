@@ -352,6 +352,30 @@ async def test_a_bug_inside_a_nursery_is_told_as_the_bug_and_not_as_its_group() 
 # Turned away
 
 
+@in_virtual_time
+async def test_attack_8_who_waits_between_two_requests_leaves_when_the_place_is_needed() -> None:
+    """At once and without a word, as RFC 9112 §9.5 lets us; the connection to the origin is let go of, too."""
+    world = World()
+    async with connected(world) as client:
+        await exchange(world, client)
+        await client.answer()
+        assert world.seams.crowd.make_room()
+        await client.closed()
+    assert len(world.trail()) == 1
+
+
+@in_virtual_time
+async def test_attack_8_who_has_asked_stays_whoever_comes() -> None:
+    world = World()
+    async with connected(world) as client:
+        await client.send(get())
+        origin = await world.origin()
+        assert not world.seams.crowd.make_room()
+        await origin.until(b"\r\n\r\n")
+        await origin.send(OK)
+        assert (await client.answer()).status == 200
+
+
 async def turned_away(world: World, address: str | None = None) -> Peer:
     """A client that found the house full, and was seen off."""
     ours, theirs = memory_stream_pair()

@@ -182,7 +182,7 @@ def test_who_asks_what_runs_is_told_what_is_in_force(stage: Stage, more: str) ->
 
     def serves() -> int:
         with stage.counting(1) as tally:
-            tally.beat(stage.now)
+            tally.beat(stage.now, 1)
         return signal.SIGCHLD
 
     stage.at(1, serves, lambda: ours, term, stage.all_end)

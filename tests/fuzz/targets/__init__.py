@@ -1,0 +1,1 @@
+"""One module a target; each opens with the invariant that it holds."""
