@@ -61,5 +61,5 @@ def test_every_test_that_it_names_is_there() -> None:
     """A claim whose evidence has moved is no claim."""
     named = set(re.findall(r"`(tests/[\w/.*]+)`", README))
     assert len(named) > 20
-    for path in named:
+    for path in named - {"tests/bench/results/"}:  # a run makes it
         assert any(ROOT.glob(path)), path
