@@ -79,6 +79,10 @@ def test_what_is_nested_deeply_is_no_record_wherever_the_stack_ends(opening: byt
     assert parsed(line(problems=["deny[0].hosts[1]: wrong"] * 200)) is not None
 
 
+def test_a_number_is_what_json_can_spell_again() -> None:
+    assert parsed(b'{"event":"close","dns_ms":1.5}') == {"event": "close", "dns_ms": 1.5}
+
+
 @pytest.mark.parametrize("octets", [LONGEST_LINE, LONGEST_LINE + 1, LONGEST_LINE + 2, 3 * LONGEST_LINE + 3])
 def test_a_line_that_is_too_long_is_one_line_and_its_end_is_no_record(tmp_path: Path, octets: int) -> None:
     """Wherever it is cut: who can write a long line must not make two of it."""
