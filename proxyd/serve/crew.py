@@ -1,4 +1,4 @@
-"""The workers: started, each in its place, started again when they die, and told what to do.
+"""The workers: started, each in its place, replaced when they die or are stuck, and told what to do.
 
 A worker is execed, never forked from one that runs. Nothing here knows what a signal means, or when a policy changes.
 """
@@ -32,14 +32,16 @@ FIRST_PAUSE: Final = 0.1  # seconds before a worker that died is started again; 
 LONGEST_PAUSE: Final = 5.0
 GOOD_SECONDS: Final = 10.0  # … unless it had served for as long as this
 ANSWER_SECONDS: Final = 10.0  # for a worker to do as it is told
-STUCK_SECONDS: Final = 20.0  # without a sign of life, which there should be every second
+STUCK_SECONDS: Final = 20.0  # without a sign of life, which there should be every second …
+CERTAIN_SECONDS: Final = 10.0  # … and none for as long again, while we looked: it is replaced
 
 
 @dataclass(slots=True)
 class _Post:
     """A place for a worker, who is in it now, and when the next one may be started.
 
-    pause: how long it stays empty should the worker die now.
+    pause: how long it stays empty should the worker die now. suspect: the sign of life that was seen to be too old, and
+    when it was.
     """
 
     place: int
@@ -48,6 +50,7 @@ class _Post:
     started: float = 0.0
     pause: float = FIRST_PAUSE
     due: float = 0.0
+    suspect: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(slots=True)
@@ -89,10 +92,11 @@ class Crew:
                 except OSError as error:  # no process, no memory, no file to be had: that may pass
                     self._vacate(post, f"could not be started: {error.strerror}")
 
-    def until_due(self) -> float | None:
-        """Seconds until a worker is to be started; None if none is."""
-        due = [post.due for post in self._posts if post.worker is None]
-        return None if self.ending or not due else max(0.0, min(due) - time.monotonic())
+    def until_due(self) -> float:
+        """Seconds until a worker is to be started, or to be looked after."""
+        now = time.monotonic()
+        due = [post.due - now for post in self._posts if post.worker is None and not self.ending]
+        return max(0.0, min([CERTAIN_SECONDS, *due]))
 
     @property
     def processes(self) -> dict[str, int]:
@@ -114,6 +118,23 @@ class Crew:
         for post in self._posts:
             if post.worker is not None:
                 post.worker.send_signal(number)
+
+    def kill_the_stuck(self) -> None:
+        """End those who were stuck when we looked, and are so still, so that others take their places.
+
+        One look is not enough: where all of us were stopped for long, as a container can be, nobody is stuck.
+        """
+        now = time.monotonic()
+        for post, pulse in zip(self._posts, tally.read_pulses(self.tally, self.places), strict=True):
+            if post.worker is None or not pulse or now - pulse < STUCK_SECONDS:
+                continue
+            suspected, since = post.suspect
+            if suspected != pulse:
+                post.suspect = pulse, now
+            elif now - since >= CERTAIN_SECONDS:
+                self.complain(f"a worker shows no sign of life since {now - pulse:.0f} s; it is ended")
+                post.suspect = pulse, now
+                post.worker.kill()
 
     def reap(self) -> None:
         """Take note of those who have ended."""

@@ -67,8 +67,8 @@ class Ears:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         self._stack.close()
 
-    def hear(self, seconds: float | None) -> list[int | socket.socket]:
-        """What there is to hear, within `seconds` if given: numbers of signals, connections to the control socket."""
+    def hear(self, seconds: float) -> list[int | socket.socket]:
+        """What there is to hear, within `seconds`: numbers of signals, connections to the control socket."""
         asking: list[socket.socket] = []
         for key, _ in self._selector.select(0 if self._heard else seconds):
             if key.data is None:

@@ -52,7 +52,7 @@ def _news(supervisor: Supervisor) -> News:
 
 
 def _health(supervisor: Supervisor) -> Page:
-    """That this is answered says that the supervisor lives; no worker may be stuck. A restart would help."""
+    """That this is answered says that the supervisor lives; no worker may be stuck. It is replaced if it remains so."""
     stuck = supervisor.crew.stuck
     return _told(f"workers that are stuck: {stuck}" if stuck else "")
 

@@ -5,6 +5,7 @@ It decides nothing: whoever does not hear of us any more restarts us.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
@@ -43,13 +44,13 @@ class Service:
     _told: str = field(default="", init=False)
     _due: float = field(default=0.0, init=False)
 
-    def until_due(self) -> float | None:
-        """Seconds until there may be something to say; None where nobody listens, or nothing changes by itself."""
+    def until_due(self) -> float:
+        """Seconds until there may be something to say; infinity where nobody listens, or nothing changes by itself."""
         if not self.manager.listens:
-            return None
+            return math.inf
         if not self._told:
             return LOOK_SECONDS
-        return max(LOOK_SECONDS, self._due - self.clock()) if self.manager.patience else None
+        return max(LOOK_SECONDS, self._due - self.clock()) if self.manager.patience else math.inf
 
     def look(self, crew: Crew, charge: Charge) -> None:
         """Say what is new."""

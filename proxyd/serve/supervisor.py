@@ -56,9 +56,9 @@ class Supervisor:
         """Serve until SIGTERM or SIGINT, then until the last worker has ended."""
         while not self.crew.ending or self.crew:
             self.crew.fill(self.charge)
-            due = [each for each in (self.crew.until_due(), self.service.until_due()) if each is not None]
-            for heard in ears.hear(min(due, default=None)):
+            for heard in ears.hear(min(self.crew.until_due(), self.service.until_due())):
                 self._hear(heard)
+            self.crew.kill_the_stuck()
             self.crew.reap()
             self.service.look(self.crew, self.charge)
 

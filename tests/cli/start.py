@@ -13,7 +13,7 @@ from proxyd.cli import prepare as prepare_module
 from proxyd.cli import run
 from proxyd.policy.address import Endpoint
 from proxyd.serve.complaints import Complaints
-from proxyd.serve.crew import Crew
+from proxyd.serve.crew import CERTAIN_SECONDS, Crew
 from proxyd.serve.ears import SIGNALS
 
 if TYPE_CHECKING:
@@ -45,8 +45,9 @@ class Start:
             def fill(self, charge: Charge) -> None:
                 start.turn(charge)
 
-            def until_due(self) -> None:
+            def until_due(self) -> float:
                 """Nobody will be."""
+                return CERTAIN_SECONDS
 
         return Nobody(places, ledger, tally, complain, replaces)
 

@@ -63,10 +63,10 @@ def say_nothing_of_it(proxy: Daemon) -> None:
 
 @contextmanager
 def a_worker_that_stands_still(scene: Scene, folder: Path, figures: dict[str, str]) -> Iterator[Regular]:
-    """Meanwhile one worker of two is stopped for longer than STUCK_SECONDS.
+    """Meanwhile one worker of two is stopped, and for good.
 
     Who is at the other notices nothing; a reload is refused, as not all could change, and on record; health says that
-    one is stuck, and readiness that one of two serves. When it goes on, all is as before, and a reload is done.
+    one is stuck, and readiness that one of two serves. Then it is replaced, all is as before, and a reload is done.
     """
     admin, scraper = at_unix(folder)
     proxy = scene.start(admin, workers=2)
@@ -75,21 +75,25 @@ def a_worker_that_stands_still(scene: Scene, folder: Path, figures: dict[str, st
     before = at_rest(proxy)
     still, other = proxy.workers()
     with Regular(scene, proxy, other, "http://10.0.0.5/") as regular:
-        with stopped(still):
-            proxy.signal(signal.SIGHUP)
-            yield regular
-            for _ in ticks():
-                regular.visit()
-                if proxy.reloads() and scraper.ask("/healthz")[0] == 503:
-                    break
-            assert scraper.ask("/healthz") == (503, "workers that are stuck: 1\n")
-            assert scraper.ready() == (503, "1 of 2 workers serve\n")
+        os.kill(still, signal.SIGSTOP)
+        proxy.signal(signal.SIGHUP)
+        yield regular
+        for _ in ticks():
+            regular.visit()
+            if proxy.reloads() and scraper.ask("/healthz")[0] == 503:
+                break
+        assert scraper.ask("/healthz") == (503, "workers that are stuck: 1\n")
+        assert scraper.ready() == (503, "1 of 2 workers serve\n")
         [refused] = proxy.reloads()
         assert (refused["outcome"], refused["problems"]) == ("refused", ["a worker did not answer in time"])
-        until(lambda: scraper.ready()[0] == 200, "it is not taken for alive again")
+        until(lambda: still not in proxy.workers(), "it is not ended")
+        serving(proxy, 2)
+        until(lambda: scraper.ready()[0] == 200, "nobody serves in its place")
         assert proxy.reload()["outcome"] == "done"
         regular.visit()
-    assert {still, other} == set(proxy.workers())
+    assert other in proxy.workers()
+    assert "it is ended" in proxy.complaints()
+    warm_up(scene, proxy)
     recovered(proxy, before)
     say_nothing_of_it(proxy)
     figures["a worker that stands still"] = f"1 reload refused meanwhile, {regular.visits} visits at the other worker"

@@ -7,7 +7,6 @@ memory are real.
 from __future__ import annotations
 
 import datetime as dt
-import math
 import os
 import signal
 import socket
@@ -222,7 +221,7 @@ class Stage:
         self._ours.append(_Ours(ours.socket))
         return self._ours[-1], theirs
 
-    def hear(self, seconds: float | None) -> list[Any]:
+    def hear(self, seconds: float) -> list[Any]:
         """In the place of Ears: the next thing that happens, or nothing in time.
 
         What is due at the very moment that something happens comes first, whatever floating point makes of 0.1.
@@ -230,8 +229,8 @@ class Stage:
         if not self._script:
             pytest.fail(f"nothing more happens after {self.now} s, and the supervisor still waits")
         when, act = self._script[0]
-        if when > self.now + (math.inf if seconds is None else seconds) - 1e-9:
-            self.now += seconds or 0.0
+        if when > self.now + seconds - 1e-9:
+            self.now += seconds
             return []
         self.now = max(self.now, when)
         del self._script[0]

@@ -21,7 +21,7 @@ import pytest
 
 import proxyd
 from proxyd.serve import crew as crew_module
-from proxyd.serve.crew import ANSWER_SECONDS, FIRST_PAUSE, GOOD_SECONDS, LONGEST_PAUSE
+from proxyd.serve.crew import ANSWER_SECONDS, CERTAIN_SECONDS, FIRST_PAUSE, GOOD_SECONDS, LONGEST_PAUSE
 from proxyd.serve.ears import SIGNALS
 from proxyd.serve.handover import AT_ONCE
 from proxyd.serve.ledger import MOST_WORKERS
@@ -249,7 +249,7 @@ def test_from_the_beginning_of_the_end_on_nobody_is_started_nor_complained_about
     stage.ends(1, -signal.SIGKILL)()
     crew.fill(charge())
     crew.reap()
-    assert (crew.until_due(), len(stage.started), len(stage.complaints)) == (None, 2, 1)
+    assert (crew.until_due(), len(stage.started), len(stage.complaints)) == (CERTAIN_SECONDS, 2, 1)
 
 
 def test_who_is_due_already_is_not_waited_for(stage: Stage) -> None:
@@ -257,7 +257,7 @@ def test_who_is_due_already_is_not_waited_for(stage: Stage) -> None:
     crew = stage.crew(2)
     assert crew.until_due() == 0
     crew.fill(charge())
-    assert crew.until_due() is None
+    assert crew.until_due() == CERTAIN_SECONDS
     stage.all_end()
     crew.reap()
     stage.now = 7

@@ -10,7 +10,7 @@ import pytest
 
 from proxyd.observe import tally
 from proxyd.observe.tally import read_totals
-from proxyd.serve.crew import STUCK_SECONDS
+from proxyd.serve.crew import CERTAIN_SECONDS, FIRST_PAUSE, STUCK_SECONDS
 from tests.serve.stage import ACCOUNTS, Stage, charge, stage
 
 if TYPE_CHECKING:
@@ -51,6 +51,70 @@ def test_attack_8_who_shows_no_more_sign_of_life_is_stuck(
     beats(stage, 1)
     assert (crew.serving, crew.stuck) == (serving, stuck)
     assert STUCK_SECONDS == 20.0
+
+
+# Who is stuck is replaced
+
+
+def test_attack_8_who_is_stuck_and_remains_so_is_ended_and_replaced(stage: Stage, crew: Crew) -> None:
+    """Recovery without a restart: others keep what runs with them."""
+    beats(stage, 0, 1, 2)
+    stage.now += STUCK_SECONDS
+    beats(stage, 0, 2)
+    crew.kill_the_stuck()
+    stage.now += CERTAIN_SECONDS - 0.001
+    beats(stage, 0, 2)
+    crew.kill_the_stuck()
+    assert [worker.status for worker in stage.started] == [None, None, None]
+    stage.now += 0.001
+    crew.kill_the_stuck()
+    assert [worker.status for worker in stage.started] == [None, -signal.SIGKILL, None]
+    assert stage.complaints == ["a worker shows no sign of life since 30 s; it is ended"]
+    crew.kill_the_stuck()
+    crew.reap()
+    assert (crew.stuck, crew.serving, len(stage.complaints)) == (0, 2, 2)
+    stage.now += FIRST_PAUSE
+    crew.fill(charge(workers=3))
+    assert len(stage.started) == 4
+
+
+def test_after_a_stop_of_the_whole_machine_nobody_is_ended(stage: Stage, crew: Crew) -> None:
+    """A container that is paused: all of us were silent, and go on."""
+    beats(stage, 0, 1, 2)
+    crew.kill_the_stuck()
+    stage.now += 3600
+    crew.kill_the_stuck()
+    stage.now += 1
+    beats(stage, 0, 1, 2)
+    stage.now += CERTAIN_SECONDS
+    crew.kill_the_stuck()
+    stage.now += 3600
+    crew.kill_the_stuck()
+    assert [worker.status for worker in stage.started] == [None, None, None]
+
+
+def test_who_has_shown_nothing_yet_or_rests_is_not_ended(stage: Stage, crew: Crew) -> None:
+    beats(stage, 1)
+    with stage.counting(1) as tally:
+        tally.rest()
+    for _ in range(3):
+        stage.now += STUCK_SECONDS
+        crew.kill_the_stuck()
+    assert [worker.status for worker in stage.started] == [None, None, None]
+
+
+def test_whom_the_kernel_has_not_ended_yet_is_ended_again_and_not_at_once(
+    stage: Stage, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that waits for a disk can take its time to die."""
+    kills: list[float] = []
+    monkeypatch.setattr(stage.started[0], "kill", lambda: kills.append(stage.now))
+    beats(stage, 0)
+    stage.now += STUCK_SECONDS
+    for _ in range(3):
+        crew.kill_the_stuck()
+        stage.now += CERTAIN_SECONDS
+    assert kills == [1000 + STUCK_SECONDS + CERTAIN_SECONDS, 1000 + STUCK_SECONDS + 2 * CERTAIN_SECONDS]
 
 
 def test_who_rests_is_not_stuck(stage: Stage, crew: Crew) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
-from tests.serve.stage import LONG, Stage, charge, stage
+from tests.serve.stage import Stage, charge, stage
 
 if TYPE_CHECKING:
     import pytest
@@ -25,5 +25,4 @@ def test_the_first_death_is_the_end(stage: Stage, monkeypatch: pytest.MonkeyPatc
     assert stage.complaints == ["a worker ended (signal 9); nobody takes its place"]
     crew.fill(charge(workers=2))
     assert len(stage.started) == 2
-    assert crew.until_due() is not None  # the signal comes before that
-    assert crew.until_due() < LONG  # type: ignore[operator] # as was just seen
+    assert crew.until_due() > 0, "the signal comes before that"

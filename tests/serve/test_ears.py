@@ -22,7 +22,7 @@ from proxyd.serve import ears as ears_module
 from proxyd.serve.admin import Desk, Page
 from proxyd.serve.ears import COUNTED, SIGNALS, Ears
 from proxyd.serve.handover import AT_ONCE
-from tests.serve.stage import open_files
+from tests.serve.stage import LONG, open_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -81,7 +81,7 @@ def test_a_signal_that_comes_is_heard_once_and_ends_nobody(number: int) -> None:
     """SIGINT is no KeyboardInterrupt, and SIGUSR2 no death."""
     with listening() as ears:
         signal.raise_signal(number)
-        assert ears.hear(None) == [number]
+        assert ears.hear(LONG) == [number]
         assert ears.hear(0) == []
 
 
@@ -89,7 +89,7 @@ def test_a_signal_that_came_before_there_were_ears_is_heard() -> None:
     """Whoever read that we listen may have sent it with the next breath."""
     signal.raise_signal(signal.SIGTERM)
     with listening() as ears:
-        assert ears.hear(None) == [signal.SIGTERM]
+        assert ears.hear(LONG) == [signal.SIGTERM]
 
 
 def test_signals_are_heard_in_the_order_in_which_they_came() -> None:
@@ -97,7 +97,7 @@ def test_signals_are_heard_in_the_order_in_which_they_came() -> None:
     with listening() as ears:
         for number in (signal.SIGUSR1, signal.SIGHUP, signal.SIGTERM):
             signal.raise_signal(number)
-        assert ears.hear(None) == [signal.SIGUSR1, signal.SIGHUP, signal.SIGTERM]
+        assert ears.hear(LONG) == [signal.SIGUSR1, signal.SIGHUP, signal.SIGTERM]
 
 
 def test_a_signal_that_comes_while_nobody_waits_is_heard_next() -> None:
@@ -105,7 +105,7 @@ def test_a_signal_that_comes_while_nobody_waits_is_heard_next() -> None:
     with listening() as ears:
         for number in (signal.SIGHUP, signal.SIGTERM):
             signal.raise_signal(number)
-            assert ears.hear(None) == [number]
+            assert ears.hear(LONG) == [number]
 
 
 def test_a_wait_ends_by_a_signal_from_another_process_and_by_time() -> None:
@@ -115,7 +115,7 @@ def test_a_wait_ends_by_a_signal_from_another_process_and_by_time() -> None:
         if child == 0:
             os._exit(0)
         os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
-        assert ears.hear(None) == [signal.SIGCHLD]
+        assert ears.hear(LONG) == [signal.SIGCHLD]
         os.waitpid(child, 0)
         assert ears.hear(0.001) == []
 
@@ -134,7 +134,7 @@ def test_a_wait_that_has_begun_is_ended_by_a_signal(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(selectors.DefaultSelector, "select", waited)
     with listening() as ears:
-        assert ears.hear(None) == [signal.SIGUSR1]
+        assert ears.hear(LONG) == [signal.SIGUSR1]
 
 
 @pytest.mark.parametrize("number", [number for number in SIGNALS if number not in COUNTED])
@@ -143,7 +143,7 @@ def test_attack_8_a_storm_of_signals_is_heard_as_one(number: int) -> None:
     with listening() as ears:
         for _ in range(10_000):
             signal.raise_signal(number)
-        assert ears.hear(None) == [number]
+        assert ears.hear(LONG) == [number]
         assert ears.hear(0) == []
 
 
@@ -153,7 +153,7 @@ def test_attack_8_the_end_is_heard_through_a_storm() -> None:
         for _ in range(10_000):
             signal.raise_signal(signal.SIGHUP)
         signal.raise_signal(signal.SIGTERM)
-        assert ears.hear(None) == [signal.SIGHUP, signal.SIGTERM]
+        assert ears.hear(LONG) == [signal.SIGHUP, signal.SIGTERM]
         assert ears.hear(0) == []
 
 
@@ -163,14 +163,14 @@ def test_the_second_signal_to_end_is_heard_as_such(number: int) -> None:
     with listening() as ears:
         signal.raise_signal(number)
         signal.raise_signal(number)
-        assert ears.hear(None) == [number, number]
+        assert ears.hear(LONG) == [number, number]
 
 
 def test_what_was_noted_is_not_waited_for_even_if_nothing_wakes_us() -> None:
     """Python may note a signal only after its octet has been taken."""
     with listening() as ears:
         ears._note(signal.SIGTERM, None)  # noqa: SLF001 - as Python calls it
-        assert ears.hear(None) == [signal.SIGTERM]
+        assert ears.hear(LONG) == [signal.SIGTERM]
 
 
 # Visitors
@@ -181,7 +181,7 @@ def test_who_connects_is_heard_as_a_connection(door: socket.socket) -> None:
     with listening(door) as ears, knock(door) as first, knock(door) as second:
         for visitor, says in ((first, b"1"), (second, b"2")):
             visitor.sendall(says)
-            (heard,) = ears.hear(None)
+            (heard,) = ears.hear(LONG)
             assert isinstance(heard, socket.socket)
             with heard:
                 assert heard.recv(2) == says
@@ -191,7 +191,7 @@ def test_who_connects_is_heard_as_a_connection(door: socket.socket) -> None:
 def test_a_connection_waits_for_what_is_said_as_any_does(door: socket.socket) -> None:
     """The listener never waits; that is no property of what it accepts."""
     with listening(door) as ears, knock(door):
-        (heard,) = ears.hear(None)
+        (heard,) = ears.hear(LONG)
         assert isinstance(heard, socket.socket)
         with heard:
             assert heard.getblocking() is True
@@ -201,7 +201,7 @@ def test_signals_come_before_visitors(door: socket.socket) -> None:
     """Both at once: who is told to end does that first, and the visitor hears of it."""
     with listening(door) as ears, knock(door):
         signal.raise_signal(signal.SIGTERM)
-        number, visitor = ears.hear(None)
+        number, visitor = ears.hear(LONG)
         assert number == signal.SIGTERM
         assert isinstance(visitor, socket.socket)
         visitor.close()
@@ -244,8 +244,8 @@ def test_attack_8_a_visitor_who_cannot_be_let_in_is_no_reason_to_end_nor_to_spin
     with listening(door) as ears, knock(door):
         with no_more_files(), monkeypatch.context() as patched:
             patched.setattr(select, "poll", poll)
-            assert [ears.hear(None) for _ in range(3)] == [[]] * 3
-        (heard,) = ears.hear(None)
+            assert [ears.hear(LONG) for _ in range(3)] == [[]] * 3
+        (heard,) = ears.hear(LONG)
         assert isinstance(heard, socket.socket)
         heard.close()
     assert poll.waited == [100.0] * 3
@@ -258,9 +258,9 @@ def test_attack_8_a_signal_is_heard_while_nobody_can_be_let_in(
     poll = Poll(lambda: signal.raise_signal(signal.SIGTERM))
     with listening(door) as ears, knock(door), no_more_files():
         monkeypatch.setattr(select, "poll", poll)
-        assert ears.hear(None) == [signal.SIGTERM]
+        assert ears.hear(LONG) == [signal.SIGTERM]
         signal.raise_signal(signal.SIGHUP)
-        assert ears.hear(None) == [signal.SIGHUP]
+        assert ears.hear(LONG) == [signal.SIGHUP]
     assert poll.waited == [100.0]
 
 
@@ -271,7 +271,7 @@ def test_the_pause_is_ended_by_a_signal(door: socket.socket, monkeypatch: pytest
         child = os.fork()
         if child == 0:
             os._exit(0)
-        assert ears.hear(None) == [signal.SIGCHLD]
+        assert ears.hear(LONG) == [signal.SIGCHLD]
         os.waitpid(child, 0)
 
 
@@ -299,9 +299,9 @@ def test_the_desk_works_when_there_is_something_to_do_and_that_is_nothing_to_be_
     """ATTACKS 8: one turn at a time, and signals in between."""
     desk = Knocked(door)
     with listening(desk=desk) as ears, knock(door), knock(door):
-        assert (ears.hear(None), desk.worked) == ([], 1)
+        assert (ears.hear(LONG), desk.worked) == ([], 1)
         signal.raise_signal(signal.SIGTERM)
-        assert (ears.hear(None), desk.worked) == ([signal.SIGTERM], 2)
+        assert (ears.hear(LONG), desk.worked) == ([signal.SIGTERM], 2)
         assert (ears.hear(0), desk.worked) == ([], 2)
 
 
@@ -312,9 +312,9 @@ def test_attack_8_a_desk_that_cannot_let_anybody_in_is_no_reason_to_end_nor_to_s
     with listening(desk=desk) as ears, knock(door):
         with no_more_files(), monkeypatch.context() as patched:
             patched.setattr(select, "poll", poll)
-            assert ears.hear(None) == []
+            assert ears.hear(LONG) == []
         assert (poll.waited, desk.worked) == ([100.0], 0)
-        assert (ears.hear(None), desk.worked) == ([], 1)
+        assert (ears.hear(LONG), desk.worked) == ([], 1)
 
 
 def test_a_real_desk_wakes_us_for_each_step_and_not_otherwise(tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_a_real_desk_wakes_us_for_each_step_and_not_otherwise(tmp_path: Path) ->
         caller.settimeout(0)
         caller.sendall(b"GET /page HTTP/1.0\r\n\r\n")
         while not read.endswith(b"x" * 4096) or len(read) < 4 << 20:
-            assert ears.hear(None) == [], "waits for ever where something was lost"
+            assert ears.hear(LONG) == [], "waits for ever where something was lost"
             turns += 1
             with suppress(BlockingIOError):
                 while piece := caller.recv(1 << 20):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
@@ -64,7 +65,7 @@ def test_ready_is_said_once_and_only_when_every_worker_serves() -> None:
     desk.crew.serving = 2
     assert desk.look() == [("READY=1", STATUS)]
     assert desk.look() == []
-    assert desk.service.until_due() is None
+    assert desk.service.until_due() == math.inf
 
 
 def test_the_status_is_said_again_when_another_policy_is_in_force() -> None:
@@ -127,4 +128,4 @@ def test_where_nobody_listens_there_is_nothing_to_do(serving: int) -> None:
     desk = Desk(listens=False)
     desk.crew.serving = serving
     assert desk.look() == []
-    assert desk.service.until_due() is None
+    assert desk.service.until_due() == math.inf

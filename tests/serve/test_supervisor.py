@@ -17,6 +17,7 @@ import pytest
 
 from proxyd.serve.charge import CannotServe
 from proxyd.serve.control import Outcome
+from proxyd.serve.crew import CERTAIN_SECONDS, FIRST_PAUSE, STUCK_SECONDS
 from proxyd.serve.handover import AT_ONCE
 from tests.serve.reign import DENIED, Reign, answers, hup, reign, term
 from tests.serve.stage import Stage, Worker, charge, hear, stage
@@ -82,6 +83,23 @@ def test_a_worker_that_died_is_replaced_while_nothing_else_happens(stage: Stage)
     stage.at(9, term, stage.all_end)
     reign(stage).run()
     assert stage.starts() == [0, 1.1]
+
+
+def test_attack_8_a_worker_that_is_stuck_is_replaced_while_nothing_else_happens(stage: Stage) -> None:
+    """We look without being asked, and twice."""
+    stage.at(5, partial(beat, stage))
+    stage.at(100, term, stage.all_end)
+    reign(stage).run()
+    silent = STUCK_SECONDS + CERTAIN_SECONDS
+    assert stage.starts() == [0, 5 + silent + FIRST_PAUSE]
+    assert stage.complaints[0] == f"a worker shows no sign of life since {silent:.0f} s; it is ended"
+
+
+def beat(stage: Stage) -> int:
+    """The last sign of life of the first worker."""
+    with stage.counting(0) as tally:
+        tally.beat(stage.now, 1)
+    return signal.SIGCHLD
 
 
 def test_sigusr1_reaches_every_worker(stage: Stage) -> None:
