@@ -54,7 +54,7 @@ def _put_wheel(folder: Path) -> None:
         wheel.writestr(f"{NAME}-{VERSION}.dist-info/METADATA", _METADATA)
         wheel.writestr(f"{NAME}-{VERSION}.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         wheel.writestr(f"{NAME}-{VERSION}.dist-info/RECORD", "")
-    index = folder / "simple" / NAME
+    index = folder / "index" / NAME
     index.mkdir(parents=True)
     (index / "index.html").write_text(f'<!DOCTYPE html><a href="../../{WHEEL}">{WHEEL}</a>')
 

@@ -38,7 +38,7 @@ CHILDREN: Final = {
     "curl, plain": Child("curl -sS {url}/hello", "curl-plain.origin.test", says=HELLO, scheme="http"),
     "git clone": Child("git clone --quiet {url}/tiny.git cloned", "git.origin.test", leaves="cloned/README"),
     "pip download": Child(
-        "python -m pip download --no-cache-dir --retries 1 --index-url {url}/simple/ tiny",
+        "python -m pip download --no-cache-dir --retries 1 --index-url {url}/index/ tiny",
         "index.origin.test",
         leaves=goods.WHEEL,
     ),

@@ -46,7 +46,6 @@ from tests.faults.difficult import (
     homes,
     is_open,
     leave,
-    many_files,
     of,
     open_tunnel,
     reset,
@@ -58,7 +57,6 @@ from tests.faults.ordeal import GROWTH, at_rest, ordeal, recovered, warm_up
 from tests.tools import tool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.end_to_end.conftest import Scene
@@ -71,21 +69,6 @@ A_CLIENT: Final = 32 * 1024
 DENIED: Final = asking("http://10.0.0.5/", "GET", "Connection: close")
 FLOOD: Final = asking("http://10.0.0.5/") * 20_000
 """Its answers are more than the kernel takes for one connection (tcp_wmem)."""
-
-
-@pytest.fixture
-def origins(scene: Scene) -> Iterator[Origins]:
-    """None yet."""
-    made = Origins(scene.origin.addresses[0])
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def crowds() -> Iterator[Crowds]:
-    """Nobody yet, and files for very many."""
-    with many_files(), Crowds() as made:
-        yield made
 
 
 # One client each

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Final
 
-import pytest
-
 from tests.end_to_end.asking import answer, get
 from tests.faults.difficult import (
     HELLO,
@@ -40,7 +38,6 @@ from tests.faults.difficult import (
     ignore,
     leave,
     leaving,
-    many_files,
     of,
     open_tunnel,
     reset,
@@ -64,21 +61,6 @@ EARLY: Final = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 5\r\nConnecti
 UPLOAD: Final = 50_000_000
 AN_EXCHANGE: Final = 64 * 1024
 """Octets that a request under way may cost a worker."""
-
-
-@pytest.fixture
-def origins(scene: Scene) -> Iterator[Origins]:
-    """None yet."""
-    made = Origins(scene.origin.addresses[0])
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def crowds() -> Iterator[Crowds]:
-    """Nobody yet, and files for very many."""
-    with many_files(), Crowds() as made:
-        yield made
 
 
 def heard(_: socket.socket) -> None:

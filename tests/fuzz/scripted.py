@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 import h11
 import trio
 
-if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+from proxyd.http.fields import request_to_origin
+from proxyd.net.relay import Flow
+from proxyd.serve.forward import Forward
+from tests.http.raw_heads import VIA
 
+if TYPE_CHECKING:
+    from collections.abc import Collection, Coroutine, Iterable
+
+    from proxyd.http.request import Asked
+    from proxyd.net.wire import Wire
     from tests.fuzz.strict import Fields
 
 T = TypeVar("T")
@@ -90,6 +97,29 @@ class Listener(Script):
     def trailers(self) -> Fields:
         """Those of a complete request."""
         return [field for event in self.heard if isinstance(event, h11.EndOfMessage) for field in event.headers]
+
+
+def forwarding(
+    client: Wire,
+    origin: Wire,
+    request: h11.Request,
+    asked: Asked,
+    *,
+    without: Collection[str] | None,
+    keep: bool,
+) -> Forward:
+    """An exchange between these two, as the session has it. without: the identity that is kept from the origin."""
+    return Forward(
+        client=client,
+        origin=origin,
+        request=request_to_origin(request, asked, VIA, without_identity=without, keep=keep),
+        upgrade=asked.upgrade,
+        without_identity=without,
+        via=VIA,
+        idle_seconds=60.0,
+        flow=Flow(),
+        answered=lambda: None,
+    )
 
 
 def cut(octets: bytes, size: int) -> list[bytes]:

@@ -20,17 +20,16 @@ import trio
 from hypothesis import strategies as st
 
 from proxyd.http.credential import shown_credential
-from proxyd.http.fields import host_field, request_to_origin, trailers
+from proxyd.http.fields import host_field, trailers
 from proxyd.http.framing import Malformed
 from proxyd.http.request import known_method, read_request
-from proxyd.net.relay import Flow
 from proxyd.net.wire import Wire
-from proxyd.serve.forward import Failed, Forward
+from proxyd.serve.forward import Failed
 from tests.adversarial import ambiguities
 from tests.adversarial.clear_requests import CLEAR
 from tests.adversarial.other_parsers.answers import Answer, read_by_h11
 from tests.fuzz.by_the_book import requests_by_the_book
-from tests.fuzz.scripted import Listener, Script, at_once, cut
+from tests.fuzz.scripted import Listener, Script, at_once, cut, forwarding
 from tests.fuzz.strict import Fields, requests_by_llhttp, says_nothing, strict_head, values
 from tests.fuzz.target import Target
 from tests.http.raw_heads import VIA
@@ -150,18 +149,8 @@ def _forwarded(client: Wire, request: h11.Request, heard: Heard, *, without: Col
     asked = heard.asked
     assert asked is not None
     keep = asked.repeatable and client.persistent
-    origin, flow = Listener(_ANSWER), Flow()
-    forward = Forward(
-        client=client,
-        origin=Wire(origin, h11.CLIENT),
-        request=request_to_origin(request, asked, VIA, without_identity=without, keep=keep),
-        upgrade=asked.upgrade,
-        without_identity=without,
-        via=VIA,
-        idle_seconds=60.0,
-        flow=flow,
-        answered=lambda: None,
-    )
+    origin = Listener(_ANSWER)
+    forward = forwarding(client, Wire(origin, h11.CLIENT), request, asked, without=without, keep=keep)
     try:
         switched = trio.run(forward.run)
     except Failed as failed:
@@ -170,7 +159,7 @@ def _forwarded(client: Wire, request: h11.Request, heard: Heard, *, without: Col
     else:
         assert origin.asked.is_set()
         assert not switched
-        assert len(origin.body) == flow.up
+        assert len(origin.body) == forward.flow.up
         _llhttp_reads_it_too(origin)
         _may_be_trailers(origin.trailers, without)
         heard = replace(heard, body=origin.body, trailers=tuple(origin.trailers))

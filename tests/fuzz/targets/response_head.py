@@ -17,16 +17,15 @@ import h11
 import trio
 from hypothesis import strategies as st
 
-from proxyd.http.fields import OUR_NAME, request_to_origin
+from proxyd.http.fields import OUR_NAME
 from proxyd.http.request import read_request
-from proxyd.net.relay import Flow
 from proxyd.net.wire import Wire
 from proxyd.policy.verdict import Reason
-from proxyd.serve.forward import MOST_INTERIM, Failed, Forward
+from proxyd.serve.forward import MOST_INTERIM, Failed
 from tests.adversarial.ambiguous_answers import CUT, OTHER_SWITCHES, REFUSED, REFUSED_AFTER_INTERIM, TOLD
 from tests.adversarial.other_parsers.answers import read_by_llhttp
 from tests.fuzz.by_the_book import answer_by_the_book
-from tests.fuzz.scripted import Script, at_once, cut
+from tests.fuzz.scripted import Script, at_once, cut, forwarding
 from tests.fuzz.strict import Fields, ReadAnswer, answer_by_h11, head_of, strict_head, values
 from tests.fuzz.target import Target
 from tests.http.raw_heads import VIA
@@ -107,18 +106,7 @@ async def _tell(asking: bytes, stream: Script) -> Answered:
     assert isinstance(request, h11.Request)
     asked = read_request(request, VIA)
     keep = asked.repeatable and client.persistent
-    flow = Flow()
-    forward = Forward(
-        client=client,
-        origin=origin,
-        request=request_to_origin(request, asked, VIA, without_identity=None, keep=keep),
-        upgrade=asked.upgrade,
-        without_identity=None,
-        via=VIA,
-        idle_seconds=60.0,
-        flow=flow,
-        answered=lambda: None,
-    )
+    forward = forwarding(client, origin, request, asked, without=None, keep=keep)
     try:
         switched = await forward.run()
     except Failed as failed:
@@ -132,7 +120,7 @@ async def _tell(asking: bytes, stream: Script) -> Answered:
         assert client.leave_http() == b""
         return Answered("switched", None, bytes(silent.sent), read, origin.leave_http() + b"".join(stream.pieces))
     assert read.complete
-    assert len(read.body) == flow.down
+    assert len(read.body) == forward.flow.down
     kept = keep and origin.reusable
     if kept:
         origin.next_exchange()
