@@ -2,7 +2,7 @@
 
 A Unix socket has it from the kernel (unix(7), SO_PEERCRED). For TCP on this host the kernel's socket table is asked:
 sock_diag(7), or /proc/net/tcp where that may not be. It is asked at once, at accept: of a socket that its owner has
-closed the kernel says uid 0 and no inode, and that is nobody (ATTACKS 4.11).
+closed the kernel says uid 0 and no inode, and that is nobody (ATTACKS 4.11). One that is only shut down has an owner.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _NETLINK_SOCK_DIAG: Final = 4
 _SOCK_DIAG_BY_FAMILY: Final = 20
 _NLM_F_REQUEST: Final = 1
 _KERNEL: Final = (0, 0)  # netlink(7): port 0, in no group
-_LISTENING: Final = 10
-_ESTABLISHED: Final = 1  # include/net/tcp_states.h, and the same number in /proc/net/tcp
+_LISTENING: Final = 10  # include/net/tcp_states.h, and the same number in /proc/net/tcp
+_ANY_STATE: Final = 0xFFFF_FFFF
 _HEADER: Final = struct.Struct("=IHHII")  # nlmsghdr
 _QUESTION: Final = struct.Struct("=BBBxI")  # inet_diag_req_v2, up to the socket's id
 _ID: Final = struct.Struct("!HH16s16sIII")  # inet_diag_sockid: ports, addresses, interface, cookie
@@ -87,7 +87,7 @@ def uid_of_listener(endpoint: Endpoint) -> int | None:
 def _question(family: int, theirs: tuple[str, int], ours: tuple[str, int], number: int) -> bytes:
     """Who has the connected socket from `theirs` to `ours`? That one, and no other (sock_diag(7))."""
     source, sink = (socket.inet_pton(family, _unscoped(host)).ljust(16, b"\0") for host, _ in (theirs, ours))
-    wanted = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, 1 << _ESTABLISHED)
+    wanted = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, _ANY_STATE)
     identity = _ID.pack(theirs[1], ours[1], source, sink, 0, _NO_COOKIE, _NO_COOKIE)
     length = _HEADER.size + len(wanted) + len(identity)
     return _HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, number, 0) + wanted + identity
@@ -104,7 +104,7 @@ def _uid_answered(answer: bytes) -> int | None:
     if kind != _SOCK_DIAG_BY_FAMILY or len(answer) < _HEADER.size + _ANSWER.size:
         return None
     _, state, *_, uid, inode = _ANSWER.unpack_from(answer, _HEADER.size)
-    return uid if state == _ESTABLISHED and inode else None
+    return uid if state != _LISTENING and inode else None
 
 
 def _uid_by_proc(family: int, theirs: tuple[str, int], ours: tuple[str, int]) -> int | None:
@@ -114,7 +114,7 @@ def _uid_by_proc(family: int, theirs: tuple[str, int], ours: tuple[str, int]) ->
         mapped = [(f"::ffff:{host}", port) for host, port in (theirs, ours)]
         wanted.add((_spelt(socket.AF_INET6, mapped[0]), _spelt(socket.AF_INET6, mapped[1])))
     for fields in _connections():
-        if (fields[1], fields[2]) in wanted and int(fields[3], 16) == _ESTABLISHED and fields[9] != "0":
+        if (fields[1], fields[2]) in wanted and int(fields[3], 16) != _LISTENING and fields[9] != "0":
             return int(fields[7])
     return None
 

@@ -42,8 +42,10 @@ def _parse_user(value: object) -> str:
 
 
 def _parse_password(value: object) -> PasswordHash:
+    if not isinstance(value, str):
+        raise Wrong("it is no hash: write it in quotes; `proxyd password` makes one")
     try:
-        return parse_hash(str(value))
+        return parse_hash(value)
     except BadHash as bad:
         raise Wrong(f"it is no hash: {bad}; `proxyd password` makes one") from None
 

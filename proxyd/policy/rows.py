@@ -5,6 +5,7 @@ Each field made by `key` is a key of the policy file. Nothing here judges (that 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date  # noqa: TC003 - dataclasses are read at run time
 from typing import TYPE_CHECKING, Final
@@ -39,17 +40,19 @@ def holds(spans: tuple[range, ...], port: int) -> bool:
 
 
 def _parse_target(value: object) -> Destination:
+    if not isinstance(value, str):
+        raise Wrong(f'{described(value)} is no target: write it in quotes, as "https://example.com/"')
     try:
-        return parse_url(str(value))
+        return parse_url(value)
     except BadTarget as bad:
         raise Wrong(f"{described(value)} is no target: {bad}") from None
 
 
 def _parse_address(value: object) -> IPAddress:
-    try:
-        return parse_address(str(value))
-    except BadTarget:
-        raise Wrong(f'{described(value)} is no address; write it in quotes, as "192.0.2.1"') from None
+    if isinstance(value, str):
+        with suppress(BadTarget):
+            return parse_address(value)
+    raise Wrong(f'{described(value)} is no address; write it in quotes, as "192.0.2.1"')
 
 
 _TARGET: Final = Scalar(_parse_target, {"type": "string"})

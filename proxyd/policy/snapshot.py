@@ -39,7 +39,11 @@ class Own:
 
     def holds(self, address: IPAddress, port: int) -> bool:
         """Whether a connection to this address and port would come back to us."""
-        return port in self.ports and (address.is_loopback() or any(address in network for network in self.addresses))
+        return port in self.ports and self.has(address)
+
+    def has(self, address: IPAddress) -> bool:
+        """Whether the address is this host's."""
+        return address.is_loopback() or any(address in network for network in self.addresses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +79,20 @@ class Snapshot:
         )
 
     def candidates(self, peer: Peer) -> Iterator[Client]:
-        """Every client that the peer may be, as far as the kernel can say; a credential may be wanting."""
+        """Every client that the peer may be, as far as the kernel can say; a credential may be wanting.
+
+        Somebody of this host whose account cannot be told, as one who has left, may be any account: nobody comes into
+        question behind a client that asks for one.
+        """
         for client, networks in self._clients:
             if not (client.networks or client.users or client.credential):
                 continue  # who has no conditions is nobody, and not anybody
             at_home = networks is None or (peer.address is not None and networks.find(peer.address) is not None)
-            if at_home and (not client.users or self._owns(client, peer.uid)):
+            if not at_home:
+                continue
+            if client.users and self._is_faceless(peer):
+                return
+            if not client.users or self._owns(client, peer.uid):
                 yield client
 
     def account(self, peer: Peer) -> str | None:
@@ -103,6 +115,10 @@ class Snapshot:
         if found is None:
             found = self._rules[client.name] = self._compiled(self._by_name[client.name])
         return found
+
+    def _is_faceless(self, peer: Peer) -> bool:
+        """Whether it has an account on this host, and nobody knows which."""
+        return peer.uid is None and (peer.address is None or self.own.has(peer.address))
 
     def _owns(self, client: Client, uid: int | None) -> bool:
         """Whether the account is one of the client's; an account that this host does not have is nobody's."""

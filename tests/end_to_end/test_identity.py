@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from proxyd.policy.password import SALT_OCTETS, new_hash
 from tests.end_to_end.asking import basic, connect, get
 from tests.end_to_end.daemon import Daemon, read_all, status
-from tests.end_to_end.test_workers import stopped
+from tests.end_to_end.test_workers import stopped, until
 from tests.tools import give_up, tool
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ HASH: Final = str(new_hash(PASSWORD, b"s" * SALT_OCTETS))
 
 BY_ACCOUNT: Final = '[[client]]\nname = "agent"\nusers = ["nobody"]\n'
 BY_CREDENTIAL: Final = f'[[client]]\nname = "agent"\n[client.credential]\nuser = "agent"\npassword = "{HASH}"\n'
+OTHERS_OF_THIS_HOST: Final = '[[client]]\nname = "others"\nnetworks = ["127.0.0.0/8"]\n'
 BY_BOTH: Final = BY_CREDENTIAL.replace("[client.credential]", 'users = ["nobody"]\n[client.credential]')
 
 CLAIMS: Final = (
@@ -105,6 +107,37 @@ def test_attack_4_11_a_connection_closed_before_its_owner_is_looked_up_is_nobody
     assert (decisions["deny"]["client"], decisions["deny"]["user"]) == (None, None)
     assert decisions["deny"]["reason"] == "client_unknown"
     assert scene.origin.connections == 1
+
+
+def called_by(account: int, proxy: Daemon) -> socket.socket:
+    """A connection whose socket an account has made."""
+    ours = os.geteuid()
+    os.seteuid(account)
+    try:
+        return socket.create_connection(("127.0.0.1", proxy.port))
+    finally:
+        os.seteuid(ours)
+
+
+@pytest.mark.usefixtures("accounts")
+@pytest.mark.parametrize(("closes", "who"), [(False, ("agent", "nobody")), (True, (None, None))])
+def test_attack_4_11_who_hurries_to_leave_sheds_nothing_that_holds_for_its_account(
+    scene: Scene, who: tuple[str | None, str | None], *, closes: bool
+) -> None:
+    """Behind the client with `users` stands one that anybody of this host may be, and that reaches everything."""
+    proxy = scene.start(BY_ACCOUNT + '[client.destinations]\ndefault = "deny"\n' + OTHERS_OF_THIS_HOST)
+    proxy.wait_for_start()
+    [worker] = proxy.workers()
+    request = f"GET {scene.url}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+    with stopped(worker):
+        caller = called_by(OURS, proxy)
+        caller.sendall(request)
+        caller.close() if closes else caller.shutdown(socket.SHUT_WR)
+    with caller:
+        until(lambda: proxy.decisions() != [], "nothing is decided")
+    [decided] = proxy.decisions()
+    assert (decided["client"], decided["user"], decided["verdict"]) == (*who, "deny")
+    assert scene.origin.connections == 0
 
 
 @pytest.mark.usefixtures("accounts")

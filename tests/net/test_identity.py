@@ -151,11 +151,7 @@ def _reset(caller: socket.socket) -> None:
     caller.close()
 
 
-def _shut_down(caller: socket.socket) -> None:
-    caller.shutdown(socket.SHUT_WR)
-
-
-@pytest.mark.parametrize("leave", [_close, _reset, _shut_down])
+@pytest.mark.parametrize("leave", [_close, _reset])
 @pytest.mark.parametrize(("family", "address", "theirs", "to"), CALLS)
 def test_attack_4_11_a_caller_that_has_left_is_nobody(
     owners: Owners, family: int, address: str, theirs: int, to: str, leave: Callable[[socket.socket], None]
@@ -165,6 +161,28 @@ def test_attack_4_11_a_caller_that_has_left_is_nobody(
         caller.send(b"GET / HTTP/1.1\r\n\r\n")
         leave(caller)
         assert owners.of(accepted) is None
+
+
+@pytest.mark.parametrize("end", [socket.SHUT_WR, socket.SHUT_RD, socket.SHUT_RDWR])
+@pytest.mark.parametrize(("family", "address", "theirs", "to"), CALLS)
+def test_attack_4_11_a_caller_that_has_shut_down_its_socket_and_holds_it_still_owns_it(
+    owners: Owners, family: int, address: str, theirs: int, to: str, end: int
+) -> None:
+    """Or an account could choose to be nobody by saying all that it has to say at once."""
+    with called(family, address, theirs, to) as (accepted, caller):
+        caller.send(b"GET / HTTP/1.1\r\n\r\n")
+        caller.shutdown(end)
+        assert owners.of(accepted) == os.getuid()
+
+
+@pytest.mark.parametrize(("family", "address", "theirs", "to"), CALLS)
+def test_a_caller_that_closes_after_we_did_owns_its_socket_until_then(
+    owners: Owners, family: int, address: str, theirs: int, to: str
+) -> None:
+    with called(family, address, theirs, to) as (accepted, caller):
+        accepted.shutdown(socket.SHUT_WR)
+        assert caller.recv(1) == b""
+        assert owners.of(accepted) == os.getuid()
 
 
 def test_a_caller_whose_process_has_ended_is_nobody(owners: Owners) -> None:
@@ -229,7 +247,7 @@ def test_a_socket_that_was_never_connected_is_nobodys(owners: Owners) -> None:
 # Unix sockets
 
 
-@pytest.mark.parametrize("leave", [None, _close, _shut_down])
+@pytest.mark.parametrize("leave", [None, _close])
 def test_over_a_unix_socket_the_kernel_remembers_who_connected(
     owners: Owners, tmp_path: Path, leave: Callable[[socket.socket], None] | None
 ) -> None:
@@ -306,7 +324,8 @@ GOOD: Final = answer(OTHER)
         pytest.param([answer(OTHER, kind=2)], None, id="error"),
         pytest.param([answer(0, inode=0)], None, id="closed-by-its-owner"),
         pytest.param([answer(OTHER, state=10)], None, id="listens"),
-        pytest.param([answer(OTHER, state=8)], None, id="half-closed"),
+        pytest.param([answer(OTHER, state=8)], OTHER, id="half-closed"),
+        pytest.param([answer(0, state=5, inode=0)], None, id="half-closed-and-then-closed"),
         pytest.param([answer(0, off=-1), GOOD], OTHER, id="to-the-question-before"),
         pytest.param([answer(0, off=-1)], None, id="only-to-the-question-before"),
         pytest.param([answer(0, port=4711), GOOD], OTHER, id="from-a-process"),

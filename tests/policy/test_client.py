@@ -11,7 +11,7 @@ import pytest
 
 from proxyd.policy.client import Client, Credential, Destinations, Egress, OwnDestinations, Rates
 from proxyd.policy.password import parse_hash
-from tests.policy.worlds import HASH, MINIMAL, addresses, loaded, problems, spans
+from tests.policy.worlds import HASH, HUGE, MINIMAL, addresses, loaded, problems, spans
 
 
 def client_of(said: str) -> Client:
@@ -64,7 +64,9 @@ def test_no_other_user_name_can_be_sent(user: str) -> None:
     assert "client[0].credential.user: it is no user name of a credential; write up to 64 characters" in problem
 
 
-@pytest.mark.parametrize("written", ['"SECRET"', '"$scrypt$ln=20,r=8,p=1$SECRET$SECRET"', "7357", '["SECRET"]', '""'])
+@pytest.mark.parametrize(
+    "written", ['"SECRET"', '"$scrypt$ln=20,r=8,p=1$SECRET$SECRET"', "7357", '["SECRET"]', '""', HUGE, f"[{HUGE}]"]
+)
 def test_r7_what_is_no_hash_is_an_error_and_is_not_repeated(written: str) -> None:
     """It may be the password itself."""
     problem = problem_of(f'[client.credential]\nuser = "agent"\npassword = {written}')

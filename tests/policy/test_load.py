@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from proxyd.policy.load import MAX_DEPTH, MAX_LINE, PolicyError, load
 from proxyd.policy.schema import policy_schema
-from tests.policy.worlds import BESIDE_FULL, FULL, MINIMAL, TODAY, files, loaded, nets, problems
+from tests.policy.worlds import BESIDE_FULL, FULL, HUGE, MINIMAL, TODAY, files, loaded, nets, problems
 
 INCLUDING = 'include = ["rows.toml"]\n' + MINIMAL
 DENY = '[[deny]]\nname = "{0}"\nreason = "a test"\nhosts = ["{0}.example"]\n'
@@ -124,6 +124,8 @@ def toml(value: object) -> str:
         return "[" + ", ".join(map(toml, value)) + "]"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, int):
+        return hex(value)  # of any length, which a decimal one cannot have
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
@@ -172,7 +174,11 @@ def test_r12_a_missing_key_is_named_exactly_where_it_is_required(path: Path) -> 
 
 
 @pytest.mark.parametrize("path", paths(DOCUMENT), ids=spelt)
-@pytest.mark.parametrize("wrong", [{"zzz": 1}, 1.5, [[]], ""], ids=["table", "float", "list", "empty"])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"zzz": 1}, 1.5, [[]], "", int(HUGE, 0), [int(HUGE, 0)]],
+    ids=["table", "float", "list", "empty", "huge", "huge-in-a-list"],
+)
 def test_r12_a_value_of_the_wrong_type_is_named(path: Path, wrong: object) -> None:
     found = problems(written(changed(DOCUMENT, path, wrong)), **BESIDE_FULL)
     assert found

@@ -9,7 +9,7 @@ import pytest
 
 from proxyd.policy.address import Destination, Resolution, parse_authority
 from proxyd.policy.rows import AllowRow, DenyRow, Expectation, holds
-from tests.policy.worlds import MINIMAL, addresses, loaded, permit, problems
+from tests.policy.worlds import HUGE, MINIMAL, addresses, loaded, permit, problems
 
 
 def at(host: str, port: int = 443) -> Destination:
@@ -69,7 +69,12 @@ def test_a_tests_url_is_a_url_or_host_and_port(url: str, to: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ['"ftp://example.com"', '"example.com"', "443", '"https://[::1/64]/"', "[]", "07:32:00", "1.5"]
+    "url",
+    [
+        *('"ftp://example.com"', '"example.com"', "443", '"https://[::1/64]/"', "[]", "07:32:00", "1.5"),
+        HUGE,
+        f"[{HUGE}]",
+    ],
 )
 def test_no_other_url_is_one(url: str) -> None:
     (problem,) = problems(MINIMAL + f'[[test]]\nurl = {url}\nexpect = "deny"')
@@ -81,7 +86,7 @@ def test_no_other_url_is_one(url: str) -> None:
     "address",
     [
         *('"10.0.0.0/8"', '"::1/128"', '"example.com"', '""', "1", "true"),
-        *('"127.1"', '"::1%lo"', '"[::1]"', '" 1.1.1.1"', "1.5"),
+        *('"127.1"', '"::1%lo"', '"[::1]"', '" 1.1.1.1"', "1.5", HUGE, f"[{HUGE}]"),
     ],
 )
 def test_an_address_is_an_address(address: str) -> None:

@@ -165,6 +165,40 @@ def test_r2_the_first_of_several_whose_conditions_all_hold_is_the_client() -> No
     assert said.identify(Peer(LOCAL, 1002)) == CLIENT
 
 
+HERE = nets("192.0.2.7/32")
+
+
+@pytest.mark.parametrize(
+    ("peer", "names"),
+    [
+        (Peer(LOCAL), ["knows"]),
+        (Peer(None), ["knows"]),
+        (Peer(IPAddress("192.0.2.7")), ["knows"]),
+        (Peer(IPAddress("::1")), ["knows"]),
+        (Peer(IPAddress("192.0.2.8")), ["knows", "anybody"]),
+        (Peer(LOCAL, 7), ["knows", "anybody"]),
+        (Peer(LOCAL, 1001), ["knows", "by-number", "anybody"]),
+    ],
+)
+def test_attack_4_11_who_hides_their_account_is_nobody_behind_a_client_that_asks_for_one(
+    peer: Peer, names: list[str]
+) -> None:
+    """Else an account sheds what holds for it by leaving at once. Of another host's accounts nobody knows here."""
+    knows, anybody = (
+        Client(name="knows", credential=CREDENTIAL),
+        Client(name="anybody", networks=nets("::/0", "0.0.0.0/0")),
+    )
+    said = Snapshot(policy(client=[knows, BY_NUMBER, anybody]), Own(addresses=frozenset(HERE)))
+    assert [each.name for each in said.candidates(peer)] == names
+
+
+def test_a_client_that_asks_for_an_account_elsewhere_is_no_obstacle() -> None:
+    """Its networks say that it is not this peer."""
+    anybody = Client(name="anybody", networks=nets("127.0.0.0/8"))
+    elsewhere = Client(name="elsewhere", users=("openclaw",), networks=nets("127.0.0.2/32"))
+    assert world(client=[elsewhere, anybody]).identify(Peer(LOCAL)) == anybody
+
+
 def test_an_account_is_called_as_the_policy_calls_it_or_by_its_number() -> None:
     said = Snapshot.of(policy(client=[BY_NAME]), TODAY, accounts={"openclaw": 990})
     assert [said.account(Peer(LOCAL, uid)) for uid in (990, 0, None)] == ["openclaw", "0", None]

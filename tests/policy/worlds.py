@@ -36,6 +36,9 @@ networks = ["127.0.0.0/8", "::1/128"]
 """
 """A policy with every key that must be there, and no other. It ends in a [[client]]."""
 
+HUGE: Final = "0x" + "f" * 4000
+"""A number that TOML can write, and Python cannot: `str` of it is a ValueError."""
+
 SESAME: Final = "open sesame"
 HASH: Final = "$scrypt$ln=10,r=1,p=1$AAECAwQFBgcICQoLDA0ODw$7w0mFuAflAam6vHw4Zcg2+InaSp2qhaVIWEWyD6kf8Q"
 """The hash of SESAME, as cheap as one may be."""
