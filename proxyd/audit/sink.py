@@ -61,6 +61,7 @@ class Sink:
         self._torn = False
         self._length = 0  # of a file, as we left it: if it is another one now, somebody else wrote to it
         self._is_file = _is_file(fd)
+        self._is_named = self._is_file and os.fstat(fd).st_nlink > 0  # one without was made so, for whoever holds it
 
     def _write(self, line: bytes) -> None:
         """One write(2). A disk that filled up in the middle leaves a torn line, which the next one must not join,
@@ -80,9 +81,11 @@ class Sink:
     def _length_now(self) -> int:
         """How long the file is. What is written to one that bears no name any more, nobody will ever read."""
         now = os.fstat(self._outlet.fd)
-        if not now.st_nlink:
+        if self._is_named and not now.st_nlink:
             self.reopen()
             now = os.fstat(self._outlet.fd)
+            if not now.st_nlink:
+                raise OSError(0, "the file was removed")
         return now.st_size
 
 
@@ -119,9 +122,8 @@ class FileSink(Sink):
         _close(self._outlet)
 
     def _reopen_if_moved(self) -> None:
-        ours = os.fstat(self._outlet.fd)
         try:
-            named = Path(self._path).stat()
+            ours, named = os.fstat(self._outlet.fd), Path(self._path).stat()
         except OSError:
             self.reopen()
             return

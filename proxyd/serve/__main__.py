@@ -10,6 +10,7 @@ import gc
 import signal
 import socket
 import sys
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -19,6 +20,9 @@ from proxyd.serve.complaints import Complaints
 from proxyd.serve.given import Given, open_sink
 from proxyd.serve.session import described
 from proxyd.serve.worker import serve
+
+if TYPE_CHECKING:
+    from proxyd.serve.channel import Message
 
 
 def main() -> int:
@@ -31,7 +35,7 @@ def main() -> int:
         received = channel.receive()
         if received is None:
             return 1  # the supervisor is gone already
-        given = Given.take(*received)
+        given = _taken(*received)
         sink = given.sink or open_sink(given.policy.audit)
     except (ValueError, PolicyError, OSError) as error:
         complain(f"a worker cannot start: {error}")
@@ -44,6 +48,13 @@ def main() -> int:
         complain(f"bug: {described(bug)}")
         return 1
     return 0
+
+
+def _taken(message: Message, files: list[int]) -> Given:
+    """What there is to serve. Raises ValueError, PolicyError or OSError; a policy to prepare is none to serve."""
+    if message.get("do") != "serve":
+        raise ValueError("what it was told first is lost")
+    return Given.take(message, files)
 
 
 if __name__ == "__main__":

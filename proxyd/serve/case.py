@@ -5,9 +5,10 @@ Policies change while connections live: what the new one would refuse is cut. No
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from proxyd.policy.client import Egress
 from proxyd.policy.verdict import Allow
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class Case:
     """proven: the credentials that the peer has shown to know. found: what the host resolved to, if it had to.
 
-    parent: the proxy through which its connection leaves, if there is one.
+    parent: the proxy through which its connection leaves, if there is one. egress: where it leaves from.
     """
 
     peer: Peer
@@ -32,10 +33,11 @@ class Case:
     destination: Destination
     found: Resolution | None
     parent: Parent | None = None
+    egress: Egress = field(default_factory=Egress)
 
     def stands(self, snapshot: Snapshot, judge: Callable[..., Verdict]) -> bool:
-        """Whether `judge` would allow it under `snapshot`, to whomever the peer is by then."""
+        """Whether `judge` would allow it under `snapshot`, to whomever the peer is by then, and to leave so."""
         client = snapshot.identify(self.peer, self.proven)
-        return snapshot.policy.parent == self.parent and isinstance(
-            judge(self.destination, client, snapshot, self.found), Allow
-        )
+        verdict = judge(self.destination, client, snapshot, self.found)
+        same_way = snapshot.policy.parent == self.parent
+        return same_way and isinstance(verdict, Allow) and verdict.egress == self.egress

@@ -5,6 +5,7 @@ A worker is execed, never forked from one that runs. Nothing here knows what a s
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -33,7 +34,8 @@ LONGEST_PAUSE: Final = 5.0
 GOOD_SECONDS: Final = 10.0  # … unless it had served for as long as this
 ANSWER_SECONDS: Final = 10.0  # for a worker to do as it is told
 STUCK_SECONDS: Final = 20.0  # without a sign of life, which there should be every second …
-CERTAIN_SECONDS: Final = 10.0  # … and none for as long again, while we looked: it is replaced
+CERTAIN_SECONDS: Final = 10.0  # … and none for so much longer, while we looked: it is replaced
+BEGIN_SECONDS: Final = 300.0  # the same before the first sign of life: a policy of millions of rows takes its time
 
 
 @dataclass(slots=True)
@@ -71,6 +73,7 @@ class Crew:
     _posts: list[_Post] = field(init=False)
     _number: int = field(default=0, init=False)
     _accounts: int = field(default=0, init=False)
+    _end_by: float = field(default=math.inf, init=False)
 
     def __post_init__(self) -> None:
         self._posts = [_Post(place) for place in range(self.places)]
@@ -90,7 +93,14 @@ class Crew:
                         self._start(post)
                         self._hand_over(post, charge, handover, {"do": "serve"})
                 except OSError as error:  # no process, no memory, no file to be had: that may pass
-                    self._vacate(post, f"could not be started: {error.strerror}")
+                    self._not_started(post, error)
+
+    def _not_started(self, post: _Post, error: OSError) -> None:
+        if post.worker is None:
+            self._vacate(post, f"could not be started: {error.strerror}")
+        else:  # it waits to be told what to serve
+            self.complain(f"a worker could not be told what to serve: {error.strerror}; it is ended")
+            post.worker.kill()
 
     def until_due(self) -> float:
         """Seconds until a worker is to be started, or to be looked after."""
@@ -113,6 +123,11 @@ class Crew:
         """How many let clients in, and show no sign of life."""
         return sum(silence >= STUCK_SECONDS for silence in self._silences())
 
+    def end(self, within: float) -> None:
+        """Begin the end: who has not ended in so many seconds, and some more, is killed."""
+        self.ending = True
+        self._end_by = time.monotonic() + within + CERTAIN_SECONDS
+
     def signal(self, number: signal.Signals) -> None:
         """Let every worker hear a signal."""
         for post in self._posts:
@@ -125,15 +140,15 @@ class Crew:
         One look is not enough: where all of us were stopped for long, as a container can be, nobody is stuck.
         """
         now = time.monotonic()
-        for post, pulse in zip(self._posts, tally.read_pulses(self.tally, self.places), strict=True):
-            if post.worker is None or not pulse or now - pulse < STUCK_SECONDS:
+        pulses = tally.read_pulses(self.tally, self.places)
+        for post, pulse in zip(self._posts, pulses, strict=True):
+            if post.worker is None:
                 continue
-            suspected, since = post.suspect
-            if suspected != pulse:
-                post.suspect = pulse, now
-            elif now - since >= CERTAIN_SECONDS:
-                self.complain(f"a worker shows no sign of life since {now - pulse:.0f} s; it is ended")
-                post.suspect = pulse, now
+            if self.ending:
+                if now >= self._end_by:
+                    post.worker.kill()
+            elif _is_stuck(post, pulse, now) and not _waits_for_a_device(post.worker.pid):
+                self.complain(f"a worker shows no sign of life since {now - post.suspect[0]:.0f} s; it is ended")
                 post.worker.kill()
 
     def reap(self) -> None:
@@ -158,10 +173,15 @@ class Crew:
 
     def tell(self, do: str) -> list[Message]:
         """Tell every worker to do something, and hear what each has to say to that."""
+        self.say(do)
+        return list(self._answers())
+
+    def say(self, do: str) -> None:
+        """Tell every worker to do something, and wait for nobody; an answer is no answer to what is said later."""
         self._number += 1
         for post in self._posts:
-            _send(post, {"do": do, "number": self._number})
-        return list(self._answers())
+            with suppress(OSError):  # who does not hear it does not answer
+                _send(post, {"do": do, "number": self._number})
 
     def kill_the_silent(self, said: list[Message]) -> None:
         """End those who did not answer: who takes their place begins with what the others have."""
@@ -246,11 +266,30 @@ def _as_file(handover: Handover) -> Iterator[int]:
 
 
 def _send(post: _Post, message: Message, files: list[int] | None = None) -> None:
-    """One that is dead already does not take it; SIGCHLD tells."""
+    """One that is dead already does not take it; SIGCHLD tells. Nor does one that is stuck. Raises OSError for us."""
     if post.channel is not None:
-        with suppress(OSError):
+        with suppress(ConnectionError, TimeoutError):
             post.channel.socket.settimeout(ANSWER_SECONDS)
             post.channel.send(message, files or ())
+
+
+def _is_stuck(post: _Post, pulse: float, now: float) -> bool:
+    """Whether there was no sign of life for long enough, and none since we first saw that."""
+    last, patience = (pulse, STUCK_SECONDS) if pulse else (post.started, BEGIN_SECONDS)
+    if now - last < patience:
+        return False
+    suspected, since = post.suspect
+    if suspected == last and now - since < CERTAIN_SECONDS:
+        return False
+    post.suspect = last, now
+    return suspected == last
+
+
+def _waits_for_a_device(pid: int) -> bool:
+    """Whether a process cannot be interrupted, as by a disk that stands still (proc(5)): to kill it gains nothing."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "D"
+    return False
 
 
 def _importable() -> str:

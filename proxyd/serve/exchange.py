@@ -125,7 +125,8 @@ class Exchange:
 
     async def _serve(self) -> str:
         request = await self._receive_head()
-        self.trail.head_received()
+        self._snapshot = self._seams.snapshot()  # the policy may be another one than when the head began
+        self.trail.head_received(self._snapshot, self._visit.peer)
         self._method = request.method
         self.trail.learn(method=known_method(request.method))
         with self._in_time():
@@ -179,6 +180,8 @@ class Exchange:
         self.trail.learn(client=None)
         self._client = await identify(shown, self._visit, self._snapshot, self._seams.keyring)
         self.trail.learn(client=self._client.name)
+        if self._visit.place is None:  # they came as a stranger, and a new policy knows them
+            raise Refused(Reason.CONNECTION_LIMIT, close=True)
         if self._client != before:
             await self._kept.close()  # what was dialled for one client is no other's (ATTACKS 3.12)
 
@@ -221,8 +224,8 @@ class Exchange:
 
     def _case(self, destination: Destination, found: Resolution | None) -> Case:
         """What is decided, for the day on which another policy may decide otherwise."""
-        visit = self._visit
-        return Case(visit.peer, visit.proven, destination, found, self._snapshot.policy.parent)
+        visit, policy = self._visit, self._snapshot.policy
+        return Case(visit.peer, visit.proven, destination, found, policy.parent, self._asker.egress)
 
     async def _resolve(self, asked: Asked) -> Resolution:
         self._looked_up = True
@@ -394,6 +397,7 @@ class Exchange:
         if self._looked_up and self._snapshot.policy.dns.uniform_errors:
             shown = refused.uniform_reason
         self.trail.refused(refused.reason, status_of(shown) if speak else None, refused.deny)
+        self._leave_place()  # before a client can be slow to take it
         if not speak:
             return Reason.REVOKED.value if refused.reason is Reason.REVOKED else "aborted"
         close = refused.close or self._method == b"CONNECT" or not self._wire.between_messages

@@ -78,8 +78,9 @@ class Supervisor:
 
     def _end(self) -> None:
         """Let the workers drain; asked again, let them end at once."""
-        self.crew.signal(AT_ONCE if self.crew.ending else signal.SIGTERM)
-        self.crew.ending = True
+        at_once = self.crew.ending
+        self.crew.signal(AT_ONCE if at_once else signal.SIGTERM)
+        self.crew.end(0.0 if at_once else self.charge.policy.limits.drain_seconds)
         self.service.ends()
         self.charge.stop_listening()
 
@@ -128,7 +129,7 @@ class Supervisor:
         try:
             self._prepare(after)
         except (CannotServe, OSError):
-            self.crew.tell("abort")
+            self.crew.say("abort")
             after.let_go(before)
             raise
         self.charge, self.loaded_at = after, time.time()

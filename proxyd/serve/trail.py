@@ -33,7 +33,6 @@ class Trail:
     """What is known of one request, and whether its decision is on record."""
 
     def __init__(self, seams: Seams, snapshot: Snapshot, client: Client | None, peer: Peer) -> None:
-        policy = snapshot.policy
         self.case: Case | None = None
         self._places: tuple[Place | None, ...] = ()
         self.id = secrets.token_hex(8)
@@ -45,10 +44,8 @@ class Trail:
             "id": self.id,
             "client": client.name if client else None,
             "client_address": str(peer.address) if peer.address is not None else None,
-            "user": snapshot.account(peer),
-            "policy": policy.name,
-            "digest": policy.digest[:DIGEST_DIGITS],
         }
+        self._judged_by(snapshot, peer)
 
     def learn(self, **facts: Any) -> None:  # noqa: ANN401 - fields of a Record
         """Note fields of the records to come."""
@@ -123,9 +120,17 @@ class Trail:
         finally:
             self._try("close", self._write_close)
 
-    def head_received(self) -> None:
-        """The clock of this request starts when its head is complete: before, it was the client's time."""
+    def head_received(self, snapshot: Snapshot, peer: Peer) -> None:
+        """The clock of this request starts when its head is complete: before, it was the client's time.
+
+        snapshot: what is in force by now, and judges it.
+        """
         self._began = trio.current_time()
+        self._judged_by(snapshot, peer)
+
+    def _judged_by(self, snapshot: Snapshot, peer: Peer) -> None:
+        policy = snapshot.policy
+        self.learn(user=snapshot.account(peer), policy=policy.name, digest=policy.digest[:DIGEST_DIGITS])
 
     def _decide(self) -> None:
         """Hold the decision as it is made: if it has to be written late, it still says what was decided."""

@@ -12,6 +12,7 @@ import os
 import pty
 import socket
 import stat
+import tempfile
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -426,6 +427,28 @@ def test_attack_8_a_stdout_that_is_a_file_is_appended_to_and_a_torn_line_is_not_
     assert log.read_bytes() == left
 
 
+def test_r12_a_stdout_that_was_removed_is_an_error_until_somebody_restarts_us(log: Path) -> None:
+    """Nobody will ever read what is written there, and it has no name by which it could be opened again."""
+    with log.open("wb", buffering=0) as stdout:
+        sink = Sink(stdout.fileno())
+        sink.write(FIRST)
+        log.unlink()
+        for _ in range(2):
+            with pytest.raises(SinkError, match="the file was removed"):
+                sink.write(SECOND)
+        sink.close()
+
+
+def test_a_stdout_that_never_had_a_name_is_written_to() -> None:
+    """Whoever made it so holds it, and reads it."""
+    with tempfile.TemporaryFile() as stdout:
+        sink = Sink(stdout.fileno())
+        sink.write(FIRST)
+        sink.close()
+        stdout.seek(0)
+        assert stdout.read() == ONE
+
+
 def test_attack_8_what_others_write_to_the_same_stdout_overwrites_no_record(log: Path) -> None:
     """`> log 2>&1`: a traceback, or what the shell runs next."""
     with log.open("wb", buffering=0) as stdout:
@@ -588,6 +611,27 @@ def test_r7_attack_8_a_file_that_was_removed_gets_nothing_more(
         sink.write(SECOND)
         assert removed.read() == ONE
     assert log.read_bytes() == TWO
+
+
+def test_r12_a_file_that_cannot_be_looked_at_any_more_is_opened_anew(
+    log: Path, sink: FileSink, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a network file system a file can go stale."""
+    sink.write(FIRST)
+    real, failures = os.fstat, iter([OSError(errno.ESTALE, "Stale file handle")])
+    opened = Mock(wraps=os.open)
+
+    def fstat(fd: int) -> os.stat_result:
+        for failure in failures:
+            raise failure
+        return real(fd)
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    monkeypatch.setattr(os, "open", opened)
+    clock.now += CHECK_SECONDS
+    sink.write(SECOND)
+    assert opened.call_args_list[0].args[0] == str(log)
+    assert log.read_bytes() == ONE + TWO
 
 
 def test_a_file_that_was_renamed_gets_what_is_written_until_then(log: Path, sink: FileSink, clock: Clock) -> None:

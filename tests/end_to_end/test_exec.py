@@ -327,7 +327,10 @@ def test_at_a_terminal_it_can_be_stopped_continued_and_interrupted(cell: Cell, a
         os.close(master)
 
 
-_INTERACTIVE: Final = "import os; os.login_tty(0); os.execvp('sh', ['sh', '-i'])"
+_INTERACTIVE: Final = (
+    "import os, signal; os.login_tty(0); signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp('sh', ['sh', '-i'])"
+)
+"""As at any terminal, wherever the tests themselves run: who runs them in the background ignores ^C."""
 
 
 def test_its_terminal_cannot_be_typed_into(cell: Cell) -> None:

@@ -97,6 +97,16 @@ def test_who_proved_what_is_no_longer_right_is_nobody() -> None:
     assert not Case(LOCAL, frozenset(), EXAMPLE, FOUND).stands(snapshot(text), decide)
 
 
+def test_r10_a_connection_that_leaves_from_elsewhere_than_the_policy_has_it_does_not_stand() -> None:
+    """README, "Whose traffic": never in another way."""
+    here, there = (snapshot(f'[client.egress]\naddresses = ["{each}"]\n') for each in ("192.0.2.8", "192.0.2.9"))
+    decided = Case(LOCAL, frozenset(), EXAMPLE, FOUND, egress=here.policy.client[0].egress)
+    assert decided.stands(here, decide)
+    assert not decided.stands(there, decide)
+    assert not decided.stands(snapshot(), decide)
+    assert not case().stands(here, decide)
+
+
 def test_r10_a_connection_that_leaves_in_another_way_than_the_policy_has_it_does_not_stand() -> None:
     """DESIGN, "Through a parent proxy": never otherwise; nor through a parent that is no longer one."""
     parent = '[parent]\naddress = "192.0.2.7:3128"\n'

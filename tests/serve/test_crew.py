@@ -185,6 +185,48 @@ def test_r12_a_host_without_memory_for_the_handover_ends_nobody(stage: Stage, mo
     ]
 
 
+def test_r12_a_worker_that_cannot_be_told_what_to_serve_is_ended_and_tried_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where too many files are in flight: it would wait for ever, and take the next order for its first."""
+    real, failures = socket.send_fds, iter([OSError(errno.ETOOMANYREFS, "Too many references: cannot splice")])
+
+    def send(*what: Any) -> int:  # noqa: ANN401 - handed through as it is
+        for failure in failures:
+            raise failure
+        return real(*what)
+
+    monkeypatch.setattr(socket, "send_fds", send)
+    stage.at(0, lambda: signal.SIGCHLD)
+    keep(stage, stage.crew())
+    assert stage.started[0].status == -signal.SIGKILL
+    assert stage.starts() == [0, 0.1]
+    assert stage.complaints == [
+        "a worker could not be told what to serve: Too many references: cannot splice; it is ended",
+        "a worker ended (signal 9); another is started in 0.1 s, connections wait",
+    ]
+
+
+def test_r12_an_order_that_cannot_be_sent_to_one_is_sent_to_the_others(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one does not answer, and is known by that."""
+    stage.answers["commit"] = lambda: {"revoked": 0}
+    crew = stage.crew(2)
+    crew.fill(charge(workers=2))
+    real, failures = socket.send_fds, iter([OSError(errno.ENOBUFS, "No buffer space available")])
+
+    def send(*what: Any) -> int:  # noqa: ANN401 - handed through as it is
+        for failure in failures:
+            raise failure
+        return real(*what)
+
+    monkeypatch.setattr(socket, "send_fds", send)
+    monkeypatch.setattr(crew_module, "ANSWER_SECONDS", 0.05)
+    said = crew.tell("commit")
+    assert [("silent" in each, each["place"]) for each in said] == [(True, 0), (False, 1)]
+
+
 def test_a_worker_that_dies_before_it_takes_the_handover_is_one_that_died(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

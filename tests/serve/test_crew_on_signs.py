@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from proxyd.observe import tally
 from proxyd.observe.tally import read_totals
-from proxyd.serve.crew import CERTAIN_SECONDS, FIRST_PAUSE, STUCK_SECONDS
+from proxyd.serve.crew import BEGIN_SECONDS, CERTAIN_SECONDS, FIRST_PAUSE, STUCK_SECONDS
 from tests.serve.stage import ACCOUNTS, Stage, charge, stage
 
 if TYPE_CHECKING:
@@ -93,14 +94,48 @@ def test_after_a_stop_of_the_whole_machine_nobody_is_ended(stage: Stage, crew: C
     assert [worker.status for worker in stage.started] == [None, None, None]
 
 
-def test_who_has_shown_nothing_yet_or_rests_is_not_ended(stage: Stage, crew: Crew) -> None:
+def test_who_has_shown_nothing_yet_has_minutes_to_begin(stage: Stage, crew: Crew) -> None:
+    """A policy can be long. Who never begins is replaced, too."""
     beats(stage, 1)
-    with stage.counting(1) as tally:
-        tally.rest()
+    stage.now += BEGIN_SECONDS - 0.001
+    for _ in range(2):
+        beats(stage, 1)
+        crew.kill_the_stuck()
+        assert [worker.status for worker in stage.started] == [None, None, None]
+        stage.now += 0.001
+    stage.now += CERTAIN_SECONDS
+    beats(stage, 1)
+    crew.kill_the_stuck()
+    assert [worker.status for worker in stage.started] == [-signal.SIGKILL, None, -signal.SIGKILL]
+
+
+def test_who_waits_for_a_disk_is_not_ended(stage: Stage, crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot be, before the disk goes on; and then it goes on, too."""
+    stats = {worker.pid: "12 (a ) D) S 1 1" for worker in stage.started} | {stage.started[0].pid: "12 (python) D 1 1"}
+    monkeypatch.setattr(Path, "read_text", lambda path: stats[int(path.parts[2])])
+    beats(stage, 0, 1, 2)
     for _ in range(3):
         stage.now += STUCK_SECONDS
         crew.kill_the_stuck()
-    assert [worker.status for worker in stage.started] == [None, None, None]
+    assert [worker.status for worker in stage.started] == [None, -signal.SIGKILL, -signal.SIGKILL]
+
+
+@pytest.mark.parametrize("within", [0.0, 30.0])
+def test_who_does_not_end_in_time_is_ended(stage: Stage, crew: Crew, within: float) -> None:
+    """One that was stuck while it drained would keep a supervisor for ever; the others have had their time."""
+    beats(stage, 0, 1, 2)
+    crew.end(within)
+    stage.started[1].end(0)
+    stage.now += within + CERTAIN_SECONDS - 0.001
+    crew.kill_the_stuck()
+    assert [worker.status for worker in stage.started] == [None, 0, None]
+    stage.now += 0.001
+    crew.kill_the_stuck()
+    assert [worker.status for worker in stage.started] == [-signal.SIGKILL, 0, -signal.SIGKILL]
+    crew.reap()
+    crew.kill_the_stuck()
+    assert not crew
+    assert stage.complaints == []
 
 
 def test_whom_the_kernel_has_not_ended_yet_is_ended_again_and_not_at_once(

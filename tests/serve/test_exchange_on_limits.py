@@ -277,6 +277,33 @@ ENDS: list[Callable[[World, Connection], Awaitable[None]]] = [
 ]
 
 
+@pytest.mark.parametrize("request_", [connect("10.0.0.5:443"), get("http://10.0.0.5/", method="POST") + b"x"])
+@in_virtual_time
+async def test_r10_who_was_refused_and_does_not_leave_holds_no_place(request_: bytes) -> None:
+    """They are heard out for seconds, so that the refusal arrives; others need not wait for that."""
+    world = World()
+    async with connected(world) as client:
+        await client.send(request_)
+        await client.until(HEAD)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (world.house.requests, world.house.tunnels) == (0, 0)
+
+
+@in_virtual_time
+async def test_r10_who_came_as_a_stranger_and_is_a_client_by_now_has_no_place_to_ask_from() -> None:
+    """Strangers are heard beside the places; a new policy may know them, and they come again."""
+    world = World()
+    ours, theirs = memory_stream_pair()
+    client = Peer(ours)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_connection, theirs, Visit(Guest(IPAddress("127.0.0.1"))), world.seams)
+        await client.send(get())
+        answer = await client.answer()
+        assert (answer.status, answer.reason) == (503, "connection_limit")
+        await client.leave()
+    assert world.only()[1].outcome == "refused"
+
+
 @pytest.mark.parametrize("happens", ENDS, ids=lambda each: each.__name__.strip("_"))
 @in_virtual_time
 async def test_r10_a_place_is_taken_once_and_left_in_every_end_of_a_request(
@@ -307,7 +334,7 @@ async def test_r10_a_place_is_held_for_as_long_as_a_tunnel_is_open_and_left_when
     ours, theirs = memory_stream_pair()
     client = Peer(ours)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve_connection, theirs, Visit(Guest(IPAddress("127.0.0.1"))), world.seams)
+        nursery.start_soon(serve_connection, theirs, visit(), world.seams)
         await client.send(connect())
         await client.until(HEAD)
         await trio.sleep(60.0)

@@ -14,6 +14,7 @@ import trio
 from netaddr import IPAddress
 from trio.testing import memory_stream_pair
 
+from proxyd.audit.record import DIGEST_DIGITS
 from proxyd.http.client_hello import ALERT_UNRECOGNIZED_NAME
 from proxyd.net.wire import Wire
 from proxyd.policy.address import Resolution
@@ -113,9 +114,27 @@ async def test_attack_7_7_a_head_that_was_long_in_coming_gets_no_connection_that
             assert revoke(world.seams) == 0
             await client.send(b"\n")
             answer = await client.answer()
-            assert (answer.status, answer.reason) == (403, "revoked")
+            assert (answer.status, answer.reason) == (403, "name_denied")
+            await client.leave()
             assert await kept.rest() == b"", "it heard nothing of it"
     assert world.opened == 1
+
+
+@FORMS
+@in_virtual_time
+async def test_attack_7_7_a_head_that_was_long_in_coming_is_judged_by_the_policy_of_its_end(request_: bytes) -> None:
+    """Before any lookup, by the new one alone; and its records say which that was."""
+    world = World()
+    async with connected(world) as client:
+        await client.send(request_[:-1])
+        await trio.sleep(0.5)
+        world.amend(policy(DENIED))
+        await client.send(request_[-1:])
+        answer = await client.answer()
+        assert (answer.status, answer.reason) == (403, "name_denied")
+    decision, close = world.only()
+    assert {decision.digest, close.digest} == {policy(DENIED).digest[:DIGEST_DIGITS]}
+    assert not any("resolve" in event or "dial" in event for event in world.events)
 
 
 # While it is answered

@@ -161,6 +161,21 @@ def test_r12_what_cannot_be_served_starts_nobody(
     assert len(open_files()) <= before
 
 
+@pytest.mark.parametrize("do", ["prepare", "commit", "abort", ""])
+def test_r12_a_worker_that_was_not_told_to_serve_serves_nothing(
+    worker: Worker, capfd: pytest.CaptureFixture[str], do: str
+) -> None:
+    """Its first message was lost: what comes next may be a policy that not all can take into use."""
+    handed = handover("")
+    came = files(handed)
+    worker.supervisor.send({"do": do, "place": 1}, came)
+    assert main_module.main() == 1
+    assert worker.served == []
+    assert capfd.readouterr().err == "proxyd: a worker cannot start: what it was told first is lost\n"
+    for number in came:
+        os.close(number)
+
+
 def test_r12_without_a_channel_nobody_starts(worker: Worker, capfd: pytest.CaptureFixture[str]) -> None:
     """Somebody started it by hand: its stdin is a terminal, or nothing."""
     socket.socket(fileno=worker.number).close()

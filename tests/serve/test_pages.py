@@ -131,7 +131,7 @@ def test_from_the_end_on_it_is_not_ready_and_alive(stage: Stage) -> None:
         return asked.ask()
 
     stage.at(1, asked.beats(0), asked.beats(1), look, term, look, asked.rests(0), asked.rests(1))
-    stage.at(1000, look, stage.all_end)
+    stage.at(20, look, stage.all_end)
     asked.reign.run()
     draining = (GOOD, (503, b"ending\n"))
     assert asked.told == [(GOOD, GOOD), draining, draining]

@@ -117,7 +117,7 @@ async def test_the_duration_begins_with_the_end_of_the_head() -> None:
     world = World()
     it = trail(world)
     await trio.sleep(10.0)
-    it.head_received()
+    it.head_received(world.seams.snapshot(), Peer(IPAddress("127.0.0.1")))
     await trio.sleep(0.25)
     it.answered()
     await trio.sleep(0.25)
