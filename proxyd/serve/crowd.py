@@ -7,11 +7,10 @@ Nothing here knows how many places there are; the ledger does.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
-
-from proxyd.serve.ledger import Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
     from proxyd.serve.visit import Visit
 
-LEAVING: Final = 64  # at once: each keeps its file until it has left
+LEAVING: Final = 64  # at once: each keeps its file until it has left, and may take seconds over it if nobody comes
 
 
 class Crowd:
@@ -28,14 +27,19 @@ class Crowd:
 
     def __init__(self) -> None:
         self._waiting: dict[IPAddress | int | None, dict[trio.CancelScope, Visit]] = {}
-        self._leaving = 0
+        self._leaving: dict[trio.CancelScope, Visit] = {}
 
     @contextmanager
     def waiting(self, visit: Visit) -> Iterator[trio.CancelScope]:
-        """Meanwhile nothing of this connection is under way: the scope is cancelled if its place is needed."""
+        """Meanwhile nothing of this connection is under way: the scope is cancelled if its place is needed.
+
+        Whatever it waited for may have come in the same moment: `visit.displaced` says whose the place is.
+        """
         origin = visit.peer.address if visit.peer.uid is None else visit.peer.uid
         with trio.CancelScope() as scope:
-            if visit.place is not None:
+            if visit.displaced:
+                scope.cancel()
+            elif visit.place is not None:
                 self._waiting.setdefault(origin, {})[scope] = visit
             try:
                 yield scope
@@ -43,20 +47,24 @@ class Crowd:
                 self._forget(origin, scope)
 
     def make_room(self) -> bool:
-        """Have one leave: of those who have most of them here, who waits longest. False if nobody can."""
-        if not self._waiting or self._leaving >= LEAVING:
+        """Have one leave: of those who have most of them here, who waits longest. False if nobody waits.
+
+        Too many who are still leaving keep nobody out, whatever they do: who began first is hung up on.
+        """
+        if not self._waiting:
             return False
+        if len(self._leaving) >= LEAVING:
+            self._leaving.pop(next(iter(self._leaving))).presence.cancel()
         origin = max(self._waiting, key=lambda each: len(self._waiting[each]))
         scope, visit = next(iter(self._waiting[origin].items()))
         self._forget(origin, scope)
-        visit.leave()
-        self._leaving += 1
-        visit.place = Place(self._left)
+        visit.make_room(partial(self._left, scope))
+        self._leaving[scope] = visit
         scope.cancel()
         return True
 
-    def _left(self) -> None:
-        self._leaving -= 1
+    def _left(self, scope: trio.CancelScope) -> None:
+        self._leaving.pop(scope, None)
 
     def _forget(self, origin: IPAddress | int | None, scope: trio.CancelScope) -> None:
         here = self._waiting.get(origin, {})

@@ -89,7 +89,7 @@ class Exchange:
             raise
         finally:
             if not self.trail.decided:
-                self.trail.refused(Reason.ABORTED, None, None)
+                self.trail.refused(Reason.CONNECTION_LIMIT if self._visit.displaced else Reason.ABORTED, None, None)
             if outcome is not _ADOPTED:
                 self._leave_place()
                 self.trail.close(outcome, self._flow)
@@ -129,6 +129,8 @@ class Exchange:
         self.trail.head_received(self._snapshot, self._visit.peer)
         self._method = request.method
         self.trail.learn(method=known_method(request.method))
+        if self._visit.displaced:  # while the head came, or in the moment in which it was whole
+            raise Refused(Reason.CONNECTION_LIMIT, close=True)
         with self._in_time():
             asked = await self._read(request)
             self._admit(asked)
@@ -146,15 +148,13 @@ class Exchange:
             head = await self._wire.receive_head()
             if isinstance(head, h11.Request):
                 return head
-        raise Refused(Reason.HEAD_TIMEOUT, close=True)
+        raise Refused(Reason.CONNECTION_LIMIT if self._visit.displaced else Reason.HEAD_TIMEOUT, close=True)
 
     @contextmanager
     def _while_it_comes(self) -> Iterator[None]:
-        """A head that is not whole is waited for so long. Raises Refused where its place is needed before."""
-        with self._seams.crowd.waiting(self._visit) as needed, trio.move_on_after(HEAD_SECONDS):
+        """A head that is not whole is waited for so long, unless its place is needed before."""
+        with self._seams.crowd.waiting(self._visit), trio.move_on_after(HEAD_SECONDS):
             yield
-        if needed.cancelled_caught:
-            raise Refused(Reason.CONNECTION_LIMIT, close=True)
 
     async def _read(self, request: h11.Request) -> Asked:
         """What is asked for. Raises Malformed; for a stranger, whatever he asks for, Refused."""

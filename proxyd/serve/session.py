@@ -70,7 +70,8 @@ async def _guarded(
 ) -> None:
     """Whatever happens to one connection, it is closed, and nobody else hears of it but the operator."""
     try:
-        await serve(Wire(stream, h11.SERVER), visit, seams)
+        with visit.presence:
+            await serve(Wire(stream, h11.SERVER), visit, seams)
     except trio.BrokenResourceError:
         pass  # the client left between two requests
     except Exception as bug:  # noqa: BLE001 - a bug ends this connection and is told; it must not end the others

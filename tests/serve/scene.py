@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from trio.abc import HalfCloseableStream, Instrument
+    from trio.testing import MemoryReceiveStream, MemorySendStream
 
     from proxyd.audit.record import Record
     from proxyd.audit.sink import SinkError
@@ -115,6 +116,20 @@ class Peer:
         for piece in pieces:
             await self.stream.send_all(piece)
             await trio.testing.wait_all_tasks_blocked()
+
+    async def send_and(self, octets: bytes, act: Callable[[], object]) -> None:
+        """Send this over a stream in memory; `act` comes when it has arrived, and before anybody takes it in."""
+        stream = cast("trio.StapledStream[MemorySendStream, MemoryReceiveStream]", self.stream).send_stream
+        pump = stream.close_hook
+        assert pump is not None
+
+        async def arrive() -> None:
+            pump()
+            act()
+            await trio.testing.wait_all_tasks_blocked()
+
+        stream.send_all_hook = arrive
+        await stream.send_all(octets)
 
     async def until(self, end: bytes) -> bytes:
         """What comes, up to and including `end`."""

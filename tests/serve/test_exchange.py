@@ -535,21 +535,6 @@ async def test_a_head_that_takes_too_long_is_refused_after_exactly_15_s_and_the_
     assert (decision.verdict, decision.host, decision.method) == ("error", None, None)
 
 
-@in_virtual_time
-async def test_attack_8_a_head_that_does_not_come_is_ended_when_the_place_is_needed() -> None:
-    """It is nobody's request yet, but it is on record, as one that came too late is."""
-    world = World()
-    async with connected(world) as client:
-        await client.send(b"GET http://example.com/ HTTP/1.1\r\n")
-        assert world.seams.crowd.make_room()
-        answer = await client.answer()
-        assert trio.current_time() == 0
-        await client.closed()
-    assert (answer.status, answer.reason, answer.fields["connection"]) == (503, "connection_limit", "close")
-    decision, close = world.only()
-    assert (decision.verdict, decision.host, close.outcome) == ("error", None, "refused")
-
-
 @pytest.mark.parametrize("empty", [b"\r\n", b"\r\n\r\n", b"\r\n\r\nGET http://example.com/ HTTP/1.1\r\n"])
 @in_virtual_time
 async def test_attack_8_a_head_that_begins_with_empty_lines_has_no_more_time_than_others(empty: bytes) -> None:

@@ -364,6 +364,22 @@ async def test_attack_8_who_waits_between_two_requests_leaves_when_the_place_is_
     assert len(world.trail()) == 1
 
 
+@pytest.mark.parametrize("begun", [get(), get()[:-1]])
+@in_virtual_time
+async def test_attack_8_who_asks_in_the_moment_in_which_the_place_is_needed_is_told_so(begun: bytes) -> None:
+    """Else there would be one more than `limits.connections`, who would never be asked to leave again."""
+    world = World()
+    async with connected(world) as client:
+        await client.send_and(begun, world.seams.crowd.make_room)
+        assert (await client.answer()).reason == "connection_limit"
+        assert trio.current_time() == 0
+        assert not world.seams.crowd.make_room()
+        await client.closed()
+    assert world.opened == 0
+    decision, close = world.only()
+    assert (decision.reason, decision.status, close.outcome) == ("connection_limit", 503, "refused")
+
+
 @in_virtual_time
 async def test_attack_8_who_has_asked_stays_whoever_comes() -> None:
     world = World()

@@ -39,6 +39,18 @@ def test_a_place_that_was_handed_on_is_left_by_whom_it_was_handed_on_to() -> Non
     assert left == ["left"]
 
 
+def test_who_makes_room_leaves_the_place_at_once_and_is_known_to_be_there_until_the_end() -> None:
+    """ATTACKS 8: or there would be more connections than anybody counts."""
+    place, left = counted()
+    visit = Visit(PEER, place)
+    assert not visit.displaced
+    visit.make_room(lambda: left.append("gone"))
+    assert (left, visit.displaced) == (["left"], True)
+    visit.leave()
+    visit.leave()
+    assert left == ["left", "gone"]
+
+
 def test_who_has_no_place_leaves_none() -> None:
     """Strangers, and those who are turned away."""
     visit = Visit(PEER)
