@@ -5,7 +5,6 @@ Nothing here reads a byte of what a client sends.
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +14,8 @@ from netaddr import IPAddress
 from proxyd.net.stream import TURN, TcpStream, hang_up
 from proxyd.net.tls import TlsStream
 from proxyd.policy.snapshot import Peer
+from proxyd.serve.crowd import Crowd
+from proxyd.serve.ledger import Place
 from proxyd.serve.session import serve_connection, turn_away
 from proxyd.serve.visit import Visit
 
@@ -24,14 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from proxyd.observe.tally import Tally
-    from proxyd.serve.ledger import Place
     from proxyd.serve.seams import Seams
 
     Receive = Callable[[TcpStream, Peer], Awaitable[None]]
 
 PAUSE_SECONDS: Final = 0.1  # after an accept() that failed: when files run out, trying at once helps nobody
 TURNED_AWAY: Final = 64  # connections beyond the limit that are told so at once; more are just closed
-HANDSHAKES: Final = 256  # TLS handshakes at once; more connections are just closed
+HANDSHAKES: Final = 256  # TLS handshakes at once; for one more, who stalls is just closed
 HANDSHAKE_SECONDS: Final = 10.0
 TLS: Final = "tls "
 """How the name of a listener begins whose clients speak TLS."""
@@ -55,7 +55,8 @@ class Doorman:
         self._owner_of = owner_of
         self._turning_away = 0
         self._strangers = 0
-        self._handshakes: Counter[bool] = Counter()  # of strangers, and of those who may be clients
+        self._handshakes = Handshakes(HANDSHAKES, tally)
+        self._strangers_handshakes = Handshakes(STRANGERS, tally)
         self.tls: ssl.SSLContext | None = None
 
     def peer(self, accepted: socket.socket, address: IPAddress | None) -> Peer:
@@ -66,22 +67,16 @@ class Doorman:
 
     async def receive_tls(self, tcp: TcpStream, peer: Peer) -> None:
         """The same, for a client who speaks TLS to us. Raises nothing. One who does not is only let go."""
-        stranger = self._is_stranger(peer)
-        if self.tls is None or self._handshakes[stranger] >= (STRANGERS if stranger else HANDSHAKES):
+        if self.tls is None:
             self._tally.dropped()
             tcp.close()
             return
         stream = TlsStream(tcp, self.tls)
-        self._handshakes[stranger] += 1
-        try:
-            with trio.fail_after(HANDSHAKE_SECONDS):
-                await stream.handshake()
-        except (trio.TooSlowError, trio.BrokenResourceError):
+        handshakes = self._strangers_handshakes if self._is_stranger(peer) else self._handshakes
+        if await handshakes.make(stream, peer):
+            await self.receive(stream, peer)
+        else:
             tcp.close()
-            return
-        finally:
-            self._handshakes[stranger] -= 1
-        await self.receive(stream, peer)
 
     async def receive(self, stream: TcpStream | TlsStream, peer: Peer) -> None:
         """Serve one client's connection to its end, or turn it away. Raises nothing."""
@@ -124,6 +119,37 @@ class Doorman:
             await serve_connection(stream, Visit(peer), self._seams)
         finally:
             self._strangers -= 1
+
+
+class Handshakes:
+    """TLS handshakes, so many at once: each costs a core's millisecond. Who stalls makes room for who comes."""
+
+    def __init__(self, most: int, tally: Tally) -> None:
+        self._most = most
+        self._tally = tally
+        self._under_way = 0
+        self._crowd = Crowd()
+
+    async def make(self, stream: TlsStream, peer: Peer) -> bool:
+        """Whether the client agreed with us: in time, and before others needed its place. Raises nothing."""
+        if self._under_way >= self._most:
+            self._crowd.make_room()
+        self._under_way += 1
+        visit = Visit(peer, Place(self._over))
+        try:
+            with self._crowd.waiting(visit) as needed, trio.move_on_after(HANDSHAKE_SECONDS):
+                await stream.handshake()
+                return True
+        except trio.BrokenResourceError:
+            return False
+        finally:
+            visit.leave()
+        if needed.cancelled_caught:
+            self._tally.dropped()
+        return False
+
+    def _over(self) -> None:
+        self._under_way -= 1
 
 
 class Listeners:

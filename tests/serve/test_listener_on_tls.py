@@ -136,40 +136,51 @@ async def test_who_does_not_speak_tls_is_let_go_and_takes_no_place(
 
 
 @in_virtual_time
-async def test_only_so_many_handshakes_are_made_at_once_and_more_are_just_closed(
+async def test_attack_8_who_stalls_in_a_handshake_makes_room_and_keeps_no_client_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """ATTACKS 8: each costs a core's millisecond; who was silent for too long makes room."""
+    """Only so many are made at once; for one more, who waits longest is closed: first of those who are many."""
     world = World()
     async with trio.open_nursery() as nursery:
         front = Front(world, nursery, monkeypatch)
-        silent = [await front.comes(_never_speaks) for _ in range(HANDSHAKES)]
+        alone = await front.comes(_never_speaks, "127.0.0.2")
+        silent = [await front.comes(_never_speaks) for _ in range(HANDSHAKES - 1)]
         assert front.counting.noted == []
-        await (await front.comes(_agrees)).closed()
-        assert front.counting.noted == ["dropped"]
-        for each in silent:
-            assert await each.rest() == b""
-        assert front.counting.noted == ["dropped"], "to be silent is another matter"
         client = await front.comes(_agrees)
+        await silent.pop(0).closed()
+        assert front.counting.noted == ["dropped"]
         await client.send(get("http://127.0.0.1/"))
         assert (await client.answer()).reason == "address_denied"
+        silent.append(await front.comes(_never_speaks))
+        assert front.counting.noted == ["dropped"], "who has agreed is in nobody's way"
+        silent.append(await front.comes(_never_speaks))
+        await silent.pop(0).closed()
+        assert front.counting.noted == ["dropped"] * 2
+        for each in (alone, *silent):
+            assert await each.rest() == b""
+        assert trio.current_time() == HANDSHAKE_SECONDS
+        assert front.counting.noted == ["dropped"] * 2, "to be silent is another matter"
         await client.leave()
     assert HANDSHAKES == 256
 
 
 @in_virtual_time
-async def test_attack_8_strangers_who_never_shake_hands_keep_no_client_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They would be refused anyway: a few may hear so, and that is all."""
+async def test_attack_8_strangers_who_never_shake_hands_keep_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would be refused anyway: a few may hear so, and take no place of a client's."""
     world = World()
     async with trio.open_nursery() as nursery:
         front = Front(world, nursery, monkeypatch)
         silent = [await front.comes(_never_speaks, STRANGER) for _ in range(STRANGERS)]
-        await (await front.comes(_agrees, STRANGER)).closed()
-        assert front.counting.noted == ["dropped"]
         client = await front.comes(_agrees)
+        assert front.counting.noted == []
         await client.send(get("http://127.0.0.1/"))
         assert (await client.answer()).status == 403
-        await silent[0].silent()
+        another = await front.comes(_agrees, STRANGER)
+        await silent[0].closed()
+        assert front.counting.noted == ["dropped"]
+        await another.send(get())
+        assert (await another.answer()).reason == "client_unknown"
+        await silent[1].silent()
         nursery.cancel_scope.cancel()
 
 
