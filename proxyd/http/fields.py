@@ -187,6 +187,12 @@ def _members_of_others(value: bytes) -> bytes:
     return b", ".join(member for member in members if member and not _is_ours(member))
 
 
+def has_our_refusal(value: bytes) -> bool:
+    """Whether a Proxy-Status says that proxyd itself refused (RFC 9209 §2): from an origin no such member passes us."""
+    refusals = (member for member in _structured_list(value) if _is_ours(member))
+    return any(member.partition(b";")[2].strip(b" \t").startswith(b"error=") for member in refusals)
+
+
 def _structured_list(value: bytes) -> list[bytes]:
     """The members of a list (RFC 8941 §3.1); none if a quoted string does not end."""
     members, begin = [], 0

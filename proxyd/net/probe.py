@@ -16,6 +16,7 @@ from http.client import HTTPException, HTTPResponse
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import unquote, urlsplit
 
+from proxyd.http.fields import has_our_refusal
 from proxyd.policy.address import BadTarget, bracketed, parse_host
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Answer:
     @property
     def is_ours(self) -> bool:
         """Whether proxyd itself refuses, in so many words: it strips such a member from what origins say."""
-        return any(member.strip().startswith("proxyd; error=") for member in self.signal.split(","))
+        return has_our_refusal(self.signal.encode())
 
 
 @dataclass(frozen=True, slots=True)

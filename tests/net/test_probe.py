@@ -110,6 +110,9 @@ def test_it_asks_as_clients_do() -> None:
         ("proxyd", False),
         ("proxyd-not; error=x", False),
         ('other; details="proxyd; error=x"', False),
+        (f'x; details="a, {OURS}"', False),
+        (f'x; details="a, {OURS}", {OURS}', True),
+        (f'x; details="a, {OURS}', False),
     ],
 )
 def test_only_proxyds_own_word_is_its_signal(signal: str, *, ours: bool) -> None:
