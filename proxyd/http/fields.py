@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import h11
 
+from proxyd.http.proxy_status import members_of_others
 from proxyd.http.request import field_tokens
 from proxyd.policy.address import bracketed
 
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
 Fields = list[tuple[bytes, bytes]]
 Message = h11.Request | h11.InformationalResponse | h11.Response | h11.EndOfMessage
-
-OUR_NAME: Final = "proxyd"
-"""Our name in Proxy-Status (RFC 9209 §2)."""
 
 # RFC 9110 §7.6.1, and the fields of a proxy's own conversation with its client (§11.7).
 _HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"te", b"upgrade"})
@@ -61,9 +59,7 @@ _NO_TRAILERS = frozenset(
     | {b"cookie", b"expect", b"host", b"max-forwards", b"set-cookie", b"trailer", b"transfer-encoding", b"via"}
 )
 _UPGRADE: Final[Fields] = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
-_LONGEST_STATUS = 2048  # octets of a Proxy-Status that are worth reading
 _PUNCTUATION = re.compile(rb"[^a-z0-9]")
-_COMMA, _QUOTE, _BACKSLASH = b',"\\'
 
 
 def request_to_origin(
@@ -175,39 +171,6 @@ def _without_our_status(fields: Fields) -> Fields:
     for name, value in fields:
         if name.lower() != b"proxy-status":
             kept.append((name, value))
-        elif members := _members_of_others(value):
+        elif members := members_of_others(value):
             kept.append((name, members))
     return kept
-
-
-def _members_of_others(value: bytes) -> bytes:
-    if len(value) > _LONGEST_STATUS:
-        return b""
-    members = (member.strip(b" \t") for member in _structured_list(value))
-    return b", ".join(member for member in members if member and not _is_ours(member))
-
-
-def has_our_refusal(value: bytes) -> bool:
-    """Whether a Proxy-Status says that proxyd itself refused (RFC 9209 §2): from an origin no such member passes us."""
-    refusals = (member for member in _structured_list(value) if _is_ours(member))
-    return any(member.partition(b";")[2].strip(b" \t").startswith(b"error=") for member in refusals)
-
-
-def _structured_list(value: bytes) -> list[bytes]:
-    """The members of a list (RFC 8941 §3.1); none if a quoted string does not end."""
-    members, begin = [], 0
-    quoted = escaped = False
-    for at, octet in enumerate(value):
-        if quoted:
-            quoted = escaped or octet != _QUOTE
-            escaped = not escaped and octet == _BACKSLASH
-        elif octet == _QUOTE:
-            quoted = True
-        elif octet == _COMMA:
-            members.append(value[begin:at])
-            begin = at + 1
-    return [] if quoted else [*members, value[begin:]]
-
-
-def _is_ours(member: bytes) -> bool:
-    return member.partition(b";")[0].strip(b' \t"').lower() == OUR_NAME.encode()

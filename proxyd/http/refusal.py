@@ -13,7 +13,7 @@ from typing import Final
 
 import h11
 
-from proxyd.http.fields import OUR_NAME
+from proxyd.http.proxy_status import OUR_NAME
 from proxyd.policy.verdict import Reason
 
 _POLICY = "Refused by policy; do not retry. Ask your operator, citing this decision id."

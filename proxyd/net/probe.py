@@ -16,7 +16,7 @@ from http.client import HTTPException, HTTPResponse
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import unquote, urlsplit
 
-from proxyd.http.fields import has_our_refusal
+from proxyd.http.proxy_status import has_our_refusal
 from proxyd.policy.address import BadTarget, bracketed, parse_host
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import h11
 import trio
 from hypothesis import strategies as st
 
-from proxyd.http.fields import OUR_NAME
+from proxyd.http.proxy_status import OUR_NAME
 from proxyd.http.request import read_request
 from proxyd.net.wire import Wire
 from proxyd.policy.verdict import Reason
