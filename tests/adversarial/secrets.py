@@ -167,7 +167,7 @@ class Watch:
                 with suppress(FileNotFoundError):  # a connection that was closed by now
                     files.add(str(descriptor.readlink()))
                     if what := SHARED.get(str(descriptor.readlink())):
-                        self.look(f"memory of the {what}", descriptor.read_bytes())
+                        self.look(f"memory of the {what}", descriptor.read_bytes().replace(bytes(64), b"\0"))
             ours = {str(proxy.audit), str(proxy.errors), *SHARED}
             assert [file for file in files - ours if re.match(r"/(?!dev/)", file)] == [], "nothing is spooled to a file"
 
