@@ -6,6 +6,7 @@ What is read comes from a file that others may have written to: nothing in it is
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import json
 import lzma
@@ -163,11 +164,12 @@ def _records(raw: IO[bytes], text: IO[bytes], reading: Reading, progress: Callab
 def _opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
     """The file as it is on disk, and its lines. Raises OSError."""
     if path.name == "-":
+        if sys.stdin is None:
+            raise OSError(errno.EBADF, "stdin is closed")
         yield sys.stdin.buffer, sys.stdin.buffer
         return
     with path.open("rb") as raw:
-        head = raw.read(8)
-        raw.seek(0)
+        head = raw.peek()  # a pipe has no way back
         unpack = next((opener for magic, opener in _MAGIC.items() if head.startswith(magic)), None)
         yield raw, raw if unpack is None else unpack(raw)
 

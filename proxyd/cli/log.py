@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from proxyd.audit.reader import Reading, growing, records, with_rotated
-from proxyd.cli.files import EX_NOINPUT, complain
+from proxyd.cli.files import EX_NOINPUT, EX_USAGE, complain
 from proxyd.cli.progress import Progress
 from proxyd.cli.terminal import Ink, is_pipe, say, say_json
 from proxyd.policy.text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from proxyd.audit.reader import Entry
 
 _AGO: Final = re.compile(r"([0-9]{1,6})([smhd])")
@@ -32,7 +34,7 @@ examples:
 
 --json: the records as proxyd/audit/record.schema.json describes them
 
-exit status: 0, or 66 if some of it could not be read; lines that are no records are counted and passed over
+exit status: 0, 2 bad usage, 66 some of it could not be read; lines that are no records are counted and passed over
 """
 
 
@@ -43,7 +45,9 @@ def add_command(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--follow", action="store_true", help="go on as it grows, also through its rotation")
     parser.add_argument("--denied", action="store_true", help="only what was denied")
     parser.add_argument("--client", metavar="NAME", help="only this client's")
-    parser.add_argument("--host", metavar="HOST", help="only this host, or *.suffix for what is below it")
+    parser.add_argument(
+        "--host", metavar="HOST", type=_as_recorded, help="only this host, or *.suffix for what is below it"
+    )
     parser.add_argument(
         "--since", metavar="TIME", type=_moment, help="from then on: 2027-01-31T08:00:00Z, or 10m, 2h, 3d ago"
     )
@@ -53,6 +57,9 @@ def add_command(commands: argparse._SubParsersAction[Any]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Show the log: 0, or 66 if some of it could not be read."""
+    if arguments.follow and str(arguments.file) == "-":
+        complain("log: --follow: stdin cannot be followed; name the file, or leave --follow out")
+        return EX_USAGE
     wanted = _Wanted(arguments.denied, arguments.client, arguments.host, arguments.since)
     show = _show_json if arguments.json else _Lines()
     reading = Reading()
@@ -63,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
                 progress.make_way()
                 show(entry)
     if arguments.follow and not reading.broken:
-        for entry in growing(arguments.file):
+        for entry in _followed(arguments.file, reading):
             if wanted(entry):
                 show(entry)
                 sys.stdout.flush()
@@ -111,6 +118,14 @@ class _Lines:
             self._day = when[:10]
             say(self._day, Ink.QUIET)
         say(f"{when[11:19]}  {line}", _INKS.get(str(entry.get("verdict")), Ink.QUIET))
+
+
+def _followed(path: Path, reading: Reading) -> Iterator[Entry]:
+    """What is appended from now on. Where it cannot be read any more, it ends, and `reading` has the reason."""
+    try:
+        yield from growing(path)
+    except OSError as error:
+        reading.broken.append(f"{path}: {error.strerror or 'it is no file, and cannot be followed'}")
 
 
 def _show_json(entry: Entry) -> None:
@@ -161,13 +176,17 @@ def _time(entry: Entry) -> dt.datetime | None:
     return when if when.tzinfo else when.replace(tzinfo=dt.UTC)
 
 
+def _as_recorded(host: str) -> str:
+    """A host as records spell it."""
+    return host.lower().removesuffix(".")
+
+
 def _moment(text: str) -> dt.datetime:
     """A time of day, or how long ago."""
-    now = dt.datetime.now(dt.UTC)
-    if ago := _AGO.fullmatch(text):
-        return now - dt.timedelta(seconds=int(ago[1]) * _SECONDS[ago[2]])
     try:
+        if ago := _AGO.fullmatch(text):
+            return dt.datetime.now(dt.UTC) - dt.timedelta(seconds=int(ago[1]) * _SECONDS[ago[2]])
         when = dt.datetime.fromisoformat(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(f"{printable(text)!r} is no time; write 2027-01-31T08:00:00Z or 2h") from None
     return when if when.tzinfo else when.replace(tzinfo=dt.UTC)

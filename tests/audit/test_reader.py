@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import sys
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -136,6 +137,25 @@ def test_stdin_is_read_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 
     monkeypatch.setattr(sys, "stdin", type("Text", (), {"buffer": Pipe(line(id=1))}))
     assert read(tmp_path.__class__("-"))[0] == [1]
+
+
+def test_a_stdin_that_is_closed_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    found, reading = read(tmp_path.__class__("-"))
+    assert (found, reading.broken) == ([], ["-: stdin is closed"])
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress])
+def test_a_pipe_is_read_as_a_file_is(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """As a shell's <(command): what it is shows in its beginning, to which there is no way back."""
+    reading, writing = os.pipe()
+    os.write(writing, pack(line(id=1)))
+    os.close(writing)
+    path = tmp_path / "pipe"
+    path.symlink_to(f"/proc/self/fd/{reading}")
+    found, told = read(path)
+    os.close(reading)
+    assert (found, told.broken) == ([1], [])
 
 
 def test_progress_is_told_in_octets_of_the_files(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import re
 import sys
 from functools import partial
@@ -141,6 +142,8 @@ def test_report_mode_says_what_would_be_denied(show: Show) -> None:
         (["--client", "other"], ["b.example.com"]),
         (["--host", "example.com"], ["example.com"]),
         (["--host", "*.example.com"], ["b.example.com"]),
+        (["--host", "Example.COM."], ["example.com"]),
+        (["--host", "*.Example.Com."], ["b.example.com"]),
         (["--host", "nowhere"], []),
         (["--since", "2026-11-21T10:00:01Z"], ["late.test"]),
         (["--since", "2026-11-21T10:00:01"], ["late.test"]),
@@ -165,11 +168,13 @@ def test_since_some_time_ago(show: Show) -> None:
         assert [json.loads(line)["host"] for line in show(entries, "--json", "--since", asked)] == hosts, asked
 
 
-def test_a_time_that_is_none_is_bad_usage(show: Show, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("since", ["yesterday", "999999d"])
+def test_a_time_that_is_none_is_bad_usage(show: Show, since: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """A time before the first year is none, either."""
     with pytest.raises(SystemExit) as bad:
-        main(["log", str(show.path), "--since", "yesterday"])
+        main(["log", str(show.path), "--since", since])
     assert bad.value.code == 2
-    assert "'yesterday' is no time; write 2027-01-31T08:00:00Z or 2h" in capfd.readouterr().err
+    assert f"'{since}' is no time; write 2027-01-31T08:00:00Z or 2h" in capfd.readouterr().err
 
 
 def test_attack_9_nothing_that_stands_there_moves_the_cursor(show: Show) -> None:
@@ -229,3 +234,42 @@ def test_it_goes_on_as_the_log_grows(show: Show, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(log_module, "growing", growing)
     hosts = [json.loads(line)["host"] for line in show([DENIED, CLOSE], "--json", "--denied", "--follow")]
     assert hosts == ["10.0.0.5", "denied"]
+
+
+def test_stdin_cannot_be_followed(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["log", "--follow", "-"]) == 2
+    said = "proxyd: log: --follow: stdin cannot be followed; name the file, or leave --follow out\n"
+    assert capfd.readouterr() == ("", said)
+
+
+def test_a_log_that_becomes_unreadable_while_it_is_followed_is_66_and_named(
+    show: Show, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And not said to be stdout's."""
+    show.path.write_text("")
+
+    def growing(path: Path) -> Iterator[dict[str, Any]]:
+        yield CLOSE
+        path.unlink()
+        path.mkdir()
+        path.open("rb")
+
+    monkeypatch.setattr(log_module, "growing", growing)
+    assert main(["log", "--follow", str(show.path)]) == 66
+    out, err = capfd.readouterr()
+    assert len(out.splitlines()) == 2
+    assert err == f"proxyd: {show.path}: Is a directory\n"
+
+
+def test_a_pipe_is_read_and_cannot_be_followed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As a shell's <(zcat audit.jsonl.gz)."""
+    reading, writing = os.pipe()
+    os.write(writing, f"{json.dumps(CLOSE)}\n".encode())
+    os.close(writing)
+    path = tmp_path / "pipe"
+    path.symlink_to(f"/proc/self/fd/{reading}")
+    assert main(["log", "--follow", str(path)]) == 66
+    os.close(reading)
+    out, err = capfd.readouterr()
+    assert len(out.splitlines()) == 2
+    assert err == f"proxyd: {path}: it is no file, and cannot be followed\n"
