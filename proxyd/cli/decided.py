@@ -24,10 +24,11 @@ _SHOWN: Final = ("id", "time", "client", "host", "port", "verdict", "reason", "r
 
 def explain_decided(path: Path, decision: str, policy: Policy, own: Own, *, as_json: bool) -> int:
     """Say what stands in the log, and how the policy as it is now judges it; the exit status."""
-    entry = _recorded(path, decision)
+    reading = Reading()
+    entry = _recorded(path, decision, reading)
     if entry is None:
         why = f"{path}: has no decision {decision}; the id is in the refusal, and in every record"
-        return refuse([why], EX_NOINPUT, as_json=as_json)
+        return refuse(reading.broken or [why], EX_NOINPUT, as_json=as_json)
     try:
         judgement = _judged(entry, policy, own)
     except (BadTarget, KeyError, TypeError, ValueError):
@@ -42,11 +43,11 @@ def explain_decided(path: Path, decision: str, policy: Policy, own: Own, *, as_j
     return tell(judgement, recorded | {"policy_has_changed": was != now}, as_json=as_json)
 
 
-def _recorded(path: Path, decision: str) -> Entry | None:
-    """That decision, if it is in the log."""
+def _recorded(path: Path, decision: str, reading: Reading) -> Entry | None:
+    """That decision, if it is in what can be read of the log."""
     paths = with_rotated(path)
     with Progress(paths) as progress:
-        entries = records(paths, Reading(), progress)
+        entries = records(paths, reading, progress)
         return next((each for each in entries if each["event"] == "decision" and each.get("id") == decision), None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +116,20 @@ def test_a_decision_that_is_not_there_is_66(decided: Decided) -> None:
     status, _, err = decided(id="another")
     assert status == 66
     assert f"has no decision {ID}; the id is in the refusal, and in every record" in err
+
+
+def test_a_log_that_cannot_be_read_to_its_end_is_66_and_that_is_the_reason(
+    decided: Decided, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The decision may be in it; in what can be read of it, it is found all the same."""
+    decided()
+    whole = gzip.compress((tmp_path / "log").read_bytes())
+    (tmp_path / "log").write_bytes(whole[:-8])
+    words = ["--log", str(tmp_path / "log"), "--policy", str(tmp_path / "policy.toml")]
+    assert main(["explain", ID, *words]) == 0
+    capfd.readouterr()
+    assert main(["explain", "another", *words]) == 66
+    assert capfd.readouterr() == ("", f"proxyd: {tmp_path}/log: it breaks off, or is damaged\n")
 
 
 def test_a_program_is_told_what_stands_there_and_how_it_is_judged_now(decided: Decided) -> None:

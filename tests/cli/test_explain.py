@@ -52,6 +52,7 @@ def test_a_chain_and_its_addresses_are_judged(tmp_path: Path, capfd: pytest.Capt
 def test_a_decision_is_looked_up_in_a_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "policy.toml"
     path.write_text(POLICY)
+    (tmp_path / "log").touch()
     assert main(["explain", "cafe", "--log", str(tmp_path / "log"), "--policy", str(path)]) == 66
     assert "has no decision cafe" in capfd.readouterr().err
 
@@ -107,7 +108,7 @@ def test_a_bad_policy_is_78(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
         (["--policy", "nowhere.toml"], 78, "nowhere.toml: cannot be read: No such file or directory"),
         (["--client", "nobody"], 2, "--client nobody: the policy has no such client; it has: agent, other"),
         (["--cname", "cdn.example"], 2, "--cname: a chain ends in addresses; add --address IP"),
-        (["--log", "nowhere.jsonl"], 66, "nowhere.jsonl: has no decision example.com:443; the id is in the refusal, "),
+        (["--log", "nowhere.jsonl"], 66, "nowhere.jsonl: No such file or directory"),
     ],
 )
 def test_a_program_is_told_why_nothing_was_explained(
