@@ -83,11 +83,10 @@ def run(arguments: argparse.Namespace) -> int:
         if leads_out(number):
             complain(f"exec: {name} is a socket by which the command could reach others; give it a pipe or a file")
             return EX_UNAVAILABLE
-    path = arguments.audit or _default_log()
     try:
-        log = _log(policy, path)
+        log = _log(policy, arguments.audit)
     except OSError as error:
-        complain(f"exec: {path}: {error.strerror}; name another log with --audit")
+        complain(f"exec: {error.filename}: {error.strerror}; name another log with --audit")
         return EX_CONFIG
     try:
         daemon = start_beside(arguments.policy, log)
@@ -141,16 +140,21 @@ def environment() -> dict[str, str]:
 
 
 def _default_log() -> Path:
-    """Where programs keep what is to be kept (XDG Base Directory Specification, $XDG_STATE_HOME)."""
-    named = Path(os.environ.get("XDG_STATE_HOME", ""))
-    state = named if named.is_absolute() else Path(os.path.expanduser("~/.local/state"))  # noqa: PTH111 - it raises nothing
+    """Where programs keep what is to be kept (XDG Base Directory Specification, $XDG_STATE_HOME). Raises OSError."""
+    state = Path(os.environ.get("XDG_STATE_HOME", ""))
+    if not state.is_absolute():
+        home = Path(os.path.expanduser("~"))  # noqa: PTH111 - it raises nothing
+        if os.environ.get("HOME") == "" or not home.is_absolute():
+            raise OSError(errno.ENOENT, "this account has no home by an absolute path", "$HOME")
+        state = home / ".local" / "state"
     return state / "proxyd" / "audit.jsonl"
 
 
-def _log(policy: Policy, path: Path) -> int:
+def _log(policy: Policy, named: Path | None) -> int:
     """What the daemon has as its stdout: the command's own is not for records. Raises OSError."""
     if policy.audit.to != "stdout":
         return os.open(os.devnull, os.O_WRONLY)
+    path = named or _default_log()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     complain(f"exec: audit to {path}")
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)

@@ -266,6 +266,30 @@ def test_without_a_name_of_its_own_state_is_in_the_home(
     assert host.steps[0][2] == tmp_path / ".local" / "state" / "proxyd" / "audit.jsonl"
 
 
+@pytest.mark.parametrize("home", [None, "", "relative"])
+def test_r12_without_a_home_nothing_is_written_anywhere_else(
+    host: Host,
+    write: Callable[[str], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    home: str | None,
+) -> None:
+    """Not in the current folder, and not in the root."""
+    policy = write(text())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.delenv("HOME")
+    if home is not None:
+        monkeypatch.setenv("HOME", home)
+    monkeypatch.setattr(os, "getuid", lambda: 123456)
+    assert run(policy) == 78
+    said = "exec: $HOME: this account has no home by an absolute path; name another log with --audit"
+    assert capfd.readouterr().err == f"proxyd: {said}\n"
+    assert host.steps == []
+    assert [each.name for each in tmp_path.iterdir()] == ["policy.toml"]
+
+
 def test_who_has_no_home_can_be_helped_all_the_same(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
