@@ -64,6 +64,14 @@ def load_or_complain(name: str, read: ReadFile = read_policy_file) -> Policy | N
         return None
 
 
+def not_spelt(error: UnicodeEncodeError) -> str:
+    """What is said of a file or an account of the policy whose name this process cannot hand to the system."""
+    return (
+        f"{error.object}: the locale of this process spells names in {error.encoding}, which has no such letters; "
+        "run it with PYTHONUTF8=1, or with LC_ALL=C.UTF-8"
+    )
+
+
 def complain(line: str) -> None:
     """One line on stderr; a file's control characters do not reach the terminal.
 

@@ -82,7 +82,7 @@ class Listen:
     unix_mode: int = key(
         Scalar(_parse_mode, {"type": "string", "pattern": "^0[0-7]{3}$"}), "the mode of Unix sockets", default=0o600
     )
-    unix_group: str = key(text(64, r"[^\s:]+", "a group's name"), "the group of Unix sockets", default="")
+    unix_group: str = key(text(64, r"[^\s:\x00-\x1f\x7f]+", "a group's name"), "the group of Unix sockets", default="")
     control: str = key(_PATH, "where `proxyd reload` finds this proxy: the absolute path of a socket", default="")
     dangerously_public_listener: bool = key(FLAG, "allow a listener beyond private networks", default=False)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
+from codecs import BOM_UTF8
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -28,6 +29,7 @@ MAX_DEPTH = 4  # includes of includes; deeper than this nobody reviews
 MAX_LINE = 8192  # octets; the time that tomllib takes for a dotted key grows with the square of its length
 R = TypeVar("R", bound=Rows)
 L = TypeVar("L", bound=Row | Client)  # what knows where it is written
+_NOT_UTF_8 = "is not UTF-8 text; save it as UTF-8 without a byte order mark"
 _ROW_KEYS = ("deny", "allow", "permit", "test")
 
 
@@ -156,7 +158,7 @@ class _Source:
         try:
             return self.read(file, self._paths[name], secret=True)[1].decode()
         except UnicodeDecodeError:
-            self.problems.append(f"{at}: is not UTF-8 text")
+            self.problems.append(f"{at}: {_NOT_UTF_8}")
         except (OSError, ValueError) as error:
             self.problems.append(f"{at}: cannot be read: {getattr(error, 'strerror', None) or 'bad file name'}")
         return None
@@ -165,10 +167,13 @@ class _Source:
         if any(len(line) > MAX_LINE for line in data.splitlines()):
             self.problems.append(f"{shown}: has a line of more than {MAX_LINE} bytes; break it up")
             return None
+        if data.startswith(BOM_UTF8):
+            self.problems.append(f"{shown}: begins with a byte order mark; save it as UTF-8 without one")
+            return None
         try:
             document = tomllib.loads(data.decode())
         except UnicodeDecodeError:
-            self.problems.append(f"{shown}: is not UTF-8 text")
+            self.problems.append(f"{shown}: {_NOT_UTF_8}")
             return None
         except ValueError as error:  # TOMLDecodeError, and what int() says of a number with thousands of digits
             self.problems.append(f"{shown}: is not TOML: {error}")

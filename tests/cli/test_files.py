@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 import pytest
 
 from proxyd.cli import files
-from proxyd.cli.files import MAX_FILE, complain, load_or_complain, read_policy_file, today
+from proxyd.cli.files import MAX_FILE, complain, load_or_complain, not_spelt, read_policy_file, today
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,7 +83,7 @@ def test_a_file_that_may_not_be_read_is_said_so(
 def test_a_binary_file_is_no_policy(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "policy.toml"
     path.write_bytes(b"\x7fELF\x02\x01\x01\x00\xff\xfe")
-    assert problems(path, capfd) == ["is not UTF-8 text"]
+    assert problems(path, capfd) == ["is not UTF-8 text; save it as UTF-8 without a byte order mark"]
 
 
 def test_an_empty_file_is_no_policy(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -346,6 +346,12 @@ def test_attack_9_a_stderr_that_knows_no_such_letters_gets_escapes(
         with stderr_into(os.open(log, os.O_WRONLY | os.O_CREAT), monkeypatch, encoding):
             complain("söme")
         assert log.read_bytes() == b"proxyd: " + shown + b"\n"
+
+
+def test_a_name_that_the_locale_cannot_spell_is_told_with_the_way_out() -> None:
+    said = not_spelt(UnicodeEncodeError("ascii", "J\u00f6", 1, 2, "so"))
+    assert said.startswith("J\u00f6: the locale of this process spells names in ascii, ")
+    assert said.endswith("; run it with PYTHONUTF8=1, or with LC_ALL=C.UTF-8")
 
 
 def test_today_is_the_day_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,7 @@ def test_r2_a_unix_socket_is_its_owners_where_nothing_is_said() -> None:
     assert (loaded().listen.unix_mode, loaded().listen.unix_group) == (0o600, "")
 
 
-@pytest.mark.parametrize("group", ['""', '"a b"', '"a:b"', f'"{"a" * 65}"', "0"])
+@pytest.mark.parametrize("group", ['""', '"a b"', '"a:b"', f'"{"a" * 65}"', "0", '"a\\u0000b"', '"a\\u007f"'])
 def test_a_group_is_a_name(group: str) -> None:
     assert problem_of(listening(f"unix_group = {group}")).startswith("main.toml: listen.unix_group: ")
 

@@ -236,10 +236,11 @@ def test_a_problem_is_one_line_whatever_is_in_the_file() -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"\xff", "main.toml: is not UTF-8 text"),
+        (b"\xff", "main.toml: is not UTF-8 text; save it as UTF-8 without a byte order mark"),
+        ("schema = 1".encode("utf-16"), "main.toml: is not UTF-8 text; save it as UTF-8"),
         (b"schema = ", "main.toml: is not TOML: "),
         (b"a = 1\na = 2", "main.toml: is not TOML: "),
-        (b"\xef\xbb\xbfschema = 1", "main.toml: is not TOML: "),
+        (b"\xef\xbb\xbfschema = 1", "main.toml: begins with a byte order mark; save it as UTF-8 without one"),
         (b"a = " + b"[\n" * 100_000, "main.toml: is nested too deeply"),
     ],
 )

@@ -94,7 +94,7 @@ def test_one_file_may_serve_two_clients() -> None:
         ("", "it is not spelt $scrypt$ln=…,r=…,p=…$SALT$HASH; `proxyd password` makes one"),
         (SESAME, "it is not spelt $scrypt$ln=…,r=…,p=…$SALT$HASH; `proxyd password` makes one"),
         (HASH + "\n" + HASH, "it is not spelt $scrypt$ln=…,r=…,p=…$SALT$HASH; `proxyd password` makes one"),
-        (b"\xff\xfe", "is not UTF-8 text"),
+        (b"\xff\xfe", "is not UTF-8 text; save it as UTF-8 without a byte order mark"),
     ],
 )
 def test_r12_a_file_without_a_hash_is_an_error_and_is_not_repeated(content: str | bytes, said: str) -> None:
@@ -173,7 +173,9 @@ def test_r12_attack_9_what_is_no_credential_for_a_parent_is_an_error_and_is_not_
 
 
 def test_r12_a_parents_credential_that_is_no_text_is_an_error() -> None:
-    assert problems(BEHIND, parent=b"me:\xff") == [f"{AT_PARENT}: is not UTF-8 text"]
+    assert problems(BEHIND, parent=b"me:\xff") == [
+        f"{AT_PARENT}: is not UTF-8 text; save it as UTF-8 without a byte order mark"
+    ]
 
 
 def test_a_parent_may_ask_for_no_credential() -> None:
