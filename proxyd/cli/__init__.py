@@ -34,12 +34,13 @@ import io
 import os
 import re
 import sys
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from proxyd import __version__
 from proxyd.cli import audit, check, diff, execute, explain, health, learn, log, password, reload, report, run, validate
-from proxyd.cli.files import EX_CONFIG, EX_IOERR, complain
+from proxyd.cli.files import EX_CONFIG, EX_IOERR, complain, not_spelt
 from proxyd.policy.text import printable
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ examples:
   proxyd health --policy FILE                       ask the proxy that runs it whether it serves, for probes
 
 exit status: 0 success, 1 a denial (explain), an opening (diff), a failure (validate), a finding (audit) or not ready
-(health), 2 bad usage, 66 cannot be read, 69 cannot listen, 74 stdout cannot be written, 78 bad policy
+(health), 2 bad usage, 66 cannot be read, 69 cannot listen, 74 stdout or stderr cannot be written, 78 bad policy
 """
 _CHOICE: Final = re.compile(r"invalid choice: '(.*)' \(choose from (.*)\)", re.DOTALL)
 
@@ -71,6 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.stdout is None or sys.stderr is None:
         return _without_streams()
     _spell_what_they_can()
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = new_parser()
     chosen = parser.parse_args(arguments)
     if chosen.command is None and chosen.run_policy is None:
@@ -79,8 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--policy before a command runs the proxy; put what {chosen.command} takes behind it")
     try:
         return _said(int(chosen.run(chosen)))
-    except KeyboardInterrupt:
-        return 130
+    except UnicodeEncodeError as error:
+        if error.encoding == "utf-8":
+            raise  # it is no name of a file or an account, and may be a secret
+        complain(not_spelt(error))
+        return EX_CONFIG
     except OSError as error:
         if chosen.command is None:
             raise  # the daemon writes nothing through here: this is a bug of its own
@@ -137,6 +148,15 @@ class _Parser(argparse.ArgumentParser):
         hint = "" if choice is None else _meant(choice[1], re.findall(r"[a-z0-9-]+", choice[2]))
         super().error(printable(f"{message}{hint}"))
 
+    def _print_message(self, message: str, file: Any = None) -> None:  # noqa: ANN401 - argparse's own
+        """What cannot be said on stdout is lost there, which argparse would pass over."""
+        if file is not sys.stdout:
+            return super()._print_message(message, file)
+        try:
+            sys.stdout.write(message)
+        except OSError as error:
+            super().exit(_lost(error))
+
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """Help and version have been said, or were lost."""
         super().exit(_said(status), message)
@@ -148,8 +168,16 @@ def _meant(typed: str, known: Sequence[str]) -> str:
 
 
 def _without_streams() -> int:
-    """With stdout or stderr closed, the next file opened would take its place, and be written to."""
-    return EX_CONFIG
+    """With stdout or stderr closed, the next file opened would take its place, and be written to.
+
+    Nothing is begun, not even to say what there is; it is said where it still can be.
+    """
+    closed, number, other = ("stdout", 1, sys.stderr) if sys.stdout is None else ("stderr", 2, sys.stdout)
+    if other is not None:
+        with suppress(OSError):
+            said = f"proxyd: {closed} is closed; let it lead somewhere: {number}>/dev/null\n"
+            os.write(other.fileno(), said.encode())
+    return EX_IOERR
 
 
 def new_parser() -> argparse.ArgumentParser:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _EPILOG: Final = """\
 example:
-  proxyd check policies/*.toml
+  proxyd check policies/default.toml policies/allowlist.toml
 
 --json: a list of {"file", "good", "policy", "default", "mode", "digest", "counts", "problems", "warnings"}; of a bad
 policy only the file and its problems are known

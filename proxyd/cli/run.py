@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from proxyd import __version__
 from proxyd.audit.record import DIGEST_DIGITS, Record, timestamp
 from proxyd.audit.sink import FileSink, Sink, SinkError
-from proxyd.cli.files import EX_CONFIG, EX_UNAVAILABLE, complain, today
+from proxyd.cli.files import EX_CONFIG, EX_UNAVAILABLE, complain, not_spelt, today
 from proxyd.cli.prepare import prepare, why_not
 from proxyd.net.host import raise_file_limit, tunnels_within
 from proxyd.net.listening import bind, bind_unix
@@ -118,7 +118,10 @@ def _renewed(before: Charge, ledger: int, say: Complaints, confined: Confined | 
     """What the policy is by now. Raises CannotServe."""
     if confined is not None:
         raise CannotServe("exec: the policy is read once: who is confined may have written it", status=EX_CONFIG)
-    return prepare(before.handover.name, ledger, say, before)
+    try:
+        return prepare(before.handover.name, ledger, say, before)
+    except UnicodeEncodeError as error:
+        raise CannotServe(not_spelt(error), status=EX_CONFIG) from None
 
 
 def _control(path: str, stack: ExitStack) -> socket.socket | None:

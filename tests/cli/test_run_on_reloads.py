@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from proxyd.serve.charge import Charge
+
 __all__ = ["start", "write"]
 
 
@@ -192,3 +194,15 @@ def test_files_ran_out_for_the_record_is_told(
     start.script = [(lambda: monkeypatch.setattr(run, "FileSink", fail), hup)]
     assert main(["--policy", write(text(more='[audit]\nto = "/dev/null"'))]) == 0
     assert "a reload record could not be written: Too many open files\n" in capfd.readouterr().err
+
+
+def test_r12_a_reload_with_a_name_that_the_locale_cannot_spell_is_refused_and_the_old_policy_stays(
+    start: Start, write: Callable[[str], str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unspelt(*_: object) -> Charge:
+        raise UnicodeEncodeError("ascii", "J\u00f6", 1, 2, "so")
+
+    start.script = [(lambda: monkeypatch.setattr(run, "prepare", unspelt), hup)]
+    assert main(["--policy", write(text())]) == 0
+    said = capfd.readouterr().err
+    assert "reload refused, policy gateway stays as it was: J\u00f6: the locale of this process spells" in said
