@@ -4,6 +4,7 @@
     check      proxyd check FILE…
     explain    proxyd explain URL --policy FILE
     judgement  a judgement told step by step, for explain
+    own_ports  what the policy cannot say of proxyd's own ports, for explain
     decided    a decision found again in a log, for explain
     diff       proxyd diff OLD NEW
     log        proxyd log FILE

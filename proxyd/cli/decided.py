@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from proxyd.audit.reader import Reading, records, with_rotated
 from proxyd.audit.record import DIGEST_DIGITS
 from proxyd.cli.files import EX_NOINPUT, today
-from proxyd.cli.judgement import Judgement, judged, tell
+from proxyd.cli.judgement import Judgement, tell
+from proxyd.cli.own_ports import judged_but_for_unknown_ports
 from proxyd.cli.progress import Progress
 from proxyd.cli.terminal import refuse, say
 from proxyd.policy.address import BadTarget, Resolution, bracketed, parse_address, parse_host
@@ -39,6 +41,8 @@ def explain_decided(path: Path, decision: str, policy: Policy, own: Own, *, as_j
         say(_history(entry))
         if was != now:
             say(f"the policy has changed since: {was} then, {now} now; by the one of now:")
+    if was == now:
+        judgement = _compared(judgement, entry.get("verdict"))
     recorded: dict[str, Any] = {name: entry.get(name) for name in _SHOWN}
     return tell(judgement, recorded | {"policy_has_changed": was != now}, as_json=as_json)
 
@@ -57,10 +61,30 @@ def _judged(entry: Entry, policy: Policy, own: Own) -> Judgement:
     if entry.get("host") is None or client is None:
         why = "there is nothing to judge: the request could not be read, or its client is none by now"
         return Judgement(verdict=None, hint=why)
+    host = parse_host(bracketed(str(entry["host"])))[0]
+    where = f"{bracketed(host)}:{int(entry['port'])}"
+    snapshot = Snapshot.of(policy, today(), own)
+    return judged_but_for_unknown_ports(where, client, snapshot, _found(entry, host))
+
+
+def _found(entry: Entry, host: str) -> Resolution | None:
+    """What DNS had said. Of a CNAME chain there is the one name that was refused, if one was."""
     addresses = tuple(parse_address(str(each)) for each in entry.get("addresses") or ())
-    where = f"{bracketed(parse_host(bracketed(str(entry['host'])))[0])}:{int(entry['port'])}"
-    found = Resolution(addresses) if addresses else None
-    return judged(where, client, Snapshot.of(policy, today(), own), found)
+    if not addresses:
+        return None
+    refused, address = parse_host(bracketed(str(entry.get("refused") or host)))
+    return Resolution(addresses, () if address is not None or refused == host else (refused,))
+
+
+def _compared(judgement: Judgement, then: object) -> Judgement:
+    """The judgement by the same policy, and whether it was another one then."""
+    if {str(then), judgement.verdict} != {"allow", "deny"}:
+        return judgement
+    why = (
+        f"the policy is the same, and the verdict was {then}: a permit has ended since, or proxyd knew ports of its "
+        "own or addresses of its host that are not known here"
+    )
+    return replace(judgement, conditions=(*judgement.conditions, why))
 
 
 def _history(entry: Entry) -> str:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proxyd.cli.decided import explain_decided
 from proxyd.cli.files import EX_CONFIG, EX_USAGE, read_policy_file, today
-from proxyd.cli.judgement import judged, tell
+from proxyd.cli.judgement import tell
+from proxyd.cli.own_ports import judged_but_for_unknown_ports
 from proxyd.cli.terminal import refuse
 from proxyd.net.host import own_addresses
 from proxyd.policy.address import BadTarget, Resolution, parse_address, parse_host
@@ -88,7 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
         return refuse(["--cname: a chain ends in addresses; add --address IP"], EX_USAGE, as_json=arguments.json)
     snapshot = Snapshot.of(policy, today(), own)
     found = Resolution(tuple(arguments.address), tuple(arguments.cname)) if arguments.address else None
-    return tell(judged(arguments.url, client, snapshot, found), None, as_json=arguments.json)
+    judgement = judged_but_for_unknown_ports(arguments.url, client, snapshot, found)
+    return tell(judgement, None, as_json=arguments.json)
 
 
 def _client(policy: Policy, name: str | None) -> Client | None:

@@ -87,6 +87,43 @@ def test_an_address_is_judged_as_one(decided: Decided) -> None:
     assert '  networks = ["fd00::5/128"]' in lines
 
 
+@pytest.mark.parametrize(
+    ("refused", "verdict"),
+    [
+        ("evil.example", "deny: name_denied, by evil (19: deny[0])"),
+        ("Evil.Example.", "deny: name_denied, by evil (19: deny[0])"),
+        ("example.com", "allow: by listed (14: allow[0])"),
+        ("93.184.216.34", "allow: by listed (14: allow[0])"),
+        ("2606::1", "allow: by listed (14: allow[0])"),
+    ],
+)
+def test_r6_a_name_of_the_chain_that_was_refused_is_judged_again(decided: Decided, refused: str, verdict: str) -> None:
+    """The record has no more of the chain than that: without it, it would be an allow."""
+    _, lines, _ = decided(refused=refused, verdict="deny")
+    assert verdict in lines
+
+
+DIFFERS = "the policy is the same, and the verdict was {}: a permit has ended since, or proxyd knew ports of its "
+
+
+@pytest.mark.parametrize(
+    ("facts", "then"),
+    [
+        ({"verdict": "deny"}, "deny"),
+        ({"host": "evil.example"}, "allow"),
+        ({}, None),
+        ({"verdict": "error"}, None),
+        ({"verdict": "deny", "client": "gone"}, None),
+        ({"verdict": "deny", "digest": "0123456789abcdef"}, None),
+    ],
+)
+def test_another_verdict_of_the_same_policy_is_said(decided: Decided, facts: dict[str, str], then: str | None) -> None:
+    """ATTACKS 2.17: the daemon knows more than the policy, such as the ports that systemd hands over."""
+    _, lines, _ = decided("--json", **facts)
+    said = [line for line in json.loads("\n".join(lines))["conditions"] if line.startswith("the policy is the same")]
+    assert [line[: len(DIFFERS.format(then))] for line in said] == ([DIFFERS.format(then)] if then else [])
+
+
 @pytest.mark.parametrize("facts", [{"host": None, "port": None}, {"client": None}, {"client": "gone"}])
 def test_where_there_is_nothing_to_judge_that_is_said(decided: Decided, facts: dict[str, Any]) -> None:
     status, lines, _ = decided(**facts)
@@ -97,7 +134,16 @@ def test_where_there_is_nothing_to_judge_that_is_said(decided: Decided, facts: d
 
 
 @pytest.mark.parametrize(
-    "facts", [{"host": "a b"}, {"port": "x"}, {"port": None}, {"addresses": ["10.0.0.1/8"]}, {"host": 5, "port": []}]
+    "facts",
+    [
+        {"host": "a b"},
+        {"port": "x"},
+        {"port": None},
+        {"addresses": ["10.0.0.1/8"]},
+        {"host": 5, "port": []},
+        {"refused": "a b"},
+        {"refused": [1]},
+    ],
 )
 def test_attack_9_a_record_that_somebody_spoilt_is_damaged_and_no_traceback(
     decided: Decided, facts: dict[str, Any]
