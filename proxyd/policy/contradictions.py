@@ -14,10 +14,18 @@ from netaddr import IPAddress, IPNetwork, IPSet
 
 from proxyd.policy.address import Destination, Endpoint, bracketed, parse_authority, parse_host
 from proxyd.policy.admin import doubtful as doubtful_admin
+from proxyd.policy.embedded import embedded_ipv4
 from proxyd.policy.listen import Inherited, Listen, UnixPath
 from proxyd.policy.snapshot import Own, Snapshot
-from proxyd.policy.special import is_localhost, locked_address, metadata_name, special_address
-from proxyd.policy.verdict import STEP_OF, Allow, Deny, NeedAddresses, Reason, decide
+from proxyd.policy.special import (
+    SPECIAL_NETWORKS,
+    is_localhost,
+    locked_address,
+    metadata_name,
+    reserved_name,
+    special_address,
+)
+from proxyd.policy.verdict import STEP_OF, Allow, Deny, NeedAddresses, Reason, Step, decide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +35,8 @@ if TYPE_CHECKING:
     from proxyd.policy.rows import AllowRow, Expectation, PermitRow
 
 _HOLD_IT: Final = "write networks that hold it, or remove the permit"
+_MET_BY_TESTS: Final = tuple(reason for reason, step in STEP_OF.items() if step not in (Step.CLIENT, Step.FORM))
+"""Reasons to deny a test's request: its client is known, and its URL could be read."""
 
 
 def contradictions(policy: Policy, name: str) -> Iterator[str]:
@@ -37,6 +47,7 @@ def contradictions(policy: Policy, name: str) -> Iterator[str]:
     yield from _idle_allows(policy)
     if len({client.name for client in policy.client}) == len(policy.client):  # else it is not known whose a permit is
         yield from _vain_permits(policy)
+        yield from _vain_allows(policy)
     yield from _vain_tests(policy)
 
 
@@ -223,6 +234,8 @@ def _vain_permits(policy: Policy) -> Iterator[str]:
             if network.size == 1 and locked_address(network.network) is not None:
                 yield f'{permit.where}.networks[{index}]: "{network}" is locked, and nothing opens it; remove it'
         yield from _unopened(permit, snapshot)
+        if _without_dns(permit.host, permit.ports[0].start) is None:
+            yield from _unopened_for_a_name(permit, snapshot)
 
 
 def _unopened(permit: PermitRow, snapshot: Snapshot) -> Iterator[str]:
@@ -240,6 +253,67 @@ def _unopened(permit: PermitRow, snapshot: Snapshot) -> Iterator[str]:
             yield f"{permit.where}: {destination} stays refused ({refused.reason}, by {refused.rule}); {way_out}"
         elif all(isinstance(each, Allow) and not each.permitted for each in verdicts):
             yield f"{permit.where}: {destination} is reached without it; {_HOLD_IT}"
+
+
+def _unopened_for_a_name(permit: PermitRow, snapshot: Snapshot) -> Iterator[str]:
+    """Wherever in its networks a name may lead, it is refused there."""
+    for index, network in enumerate(permit.networks):
+        if (carried := _carried_by_all(network, snapshot.policy.dns.nat64)) is not None:
+            yield (
+                f'{permit.where}.networks[{index}]: all of "{network}" carries {carried}, and no permit opens what an '
+                "address carries; write the IPv4 network, or remove it"
+            )
+    ours = all(network.is_loopback() or network in snapshot.own.addresses for network in permit.networks)
+    for span in permit.ports:
+        if ours and snapshot.own.ports.issuperset(span):
+            yield f"{permit.where}: on port {span.start} proxyd itself listens there; nothing opens it, remove it"
+
+
+def _carried_by_all(network: IPNetwork, translators: tuple[IPNetwork, ...]) -> IPNetwork | None:
+    """The special-purpose network out of which every address of `network` carries one, if that is plain.
+
+    What carries addresses does so in the order of its own, so that the ends say what is between them.
+    """
+    if any(network in prefix or prefix in network for prefix in translators):
+        return None
+    lowest, highest = (list(embedded_ipv4(IPAddress(end, network.version))) for end in (network.first, network.last))
+    ends = zip(lowest, highest, strict=True) if len(lowest) == len(highest) else ()
+    return next(
+        (row for low, high in ends for row in SPECIAL_NETWORKS if low in row and high in row and int(low)), None
+    )
+
+
+def _vain_allows(policy: Policy) -> Iterator[str]:
+    """The allowlist opens no special-purpose address, and no name for local use: a permit does, or nothing."""
+    snapshot = Snapshot.of(policy, date.min, _own(policy))
+    for row in policy.every_allow:
+        for host in filter(_is_special, row.hosts):
+            refused = _refused_in_any_case(host, row, snapshot)
+            if refused is not None:
+                locked = refused.reason in (Reason.NAME_LOCKED, Reason.ADDRESS_LOCKED)
+                way_out = "nothing opens it, remove it" if locked else "write a [[permit]] for it, or remove it"
+                yield f'{row.where}.hosts: "{host}" stays refused ({refused.reason}, by {refused.rule}); {way_out}'
+
+
+def _is_special(pattern: str) -> bool:
+    """Whether a built-in table has the host, or all that the pattern stands for."""
+    address = _named_by(pattern, 1).address
+    rows = (metadata_name(pattern), reserved_name(pattern)) if address is None else (special_address(address),)
+    return any(rows)
+
+
+def _refused_in_any_case(pattern: str, row: AllowRow, snapshot: Snapshot) -> Deny | None:
+    """Why everybody is refused it, on every port of the row that is open."""
+    users = [client for client in snapshot.policy.client if row in snapshot.rules(client).allow]
+    verdicts = [decide(_named_by(pattern, span.start), client, snapshot) for span in row.ports for client in users]
+    refused = [each for each in verdicts if isinstance(each, Deny) and each.reason is not Reason.PORT_DENIED]
+    return refused[0] if refused and len(refused) == len(verdicts) else None
+
+
+def _named_by(pattern: str, port: int) -> Destination:
+    """That host; for a pattern, one below it that no row names."""
+    name, address = (pattern, None) if pattern.startswith("*.") else parse_host(bracketed(pattern))
+    return Destination(name, port, address)
 
 
 def _without_dns(host: str, port: int) -> Destination | None:
@@ -262,8 +336,8 @@ def _vain_tests(policy: Policy) -> Iterator[str]:
             yield f"{test.where}.cnames: a chain ends in addresses; write addresses = [ … ]"
         if test.reason and test.expect == "allow":
             yield f'{test.where}.reason: what is allowed needs none; remove it, or write expect = "deny"'
-        if test.reason and test.reason not in STEP_OF:
-            yield f'{test.where}.reason: "{test.reason}" is no reason to deny; write one of {", ".join(STEP_OF)}'
+        if test.reason and test.reason not in _MET_BY_TESTS:
+            yield f'{test.where}.reason: "{test.reason}" denies no test; write one of {", ".join(_MET_BY_TESTS)}'
         if test.client not in ("", *(client.name for client in policy.client)):
             yield f'{test.where}.client: "{test.client}" is no client; write the name of one, or leave it out for all'
 

@@ -333,9 +333,14 @@ def test_a_test_that_names_no_client_is_run_for_each() -> None:
         ('cnames = ["x.internal"]\nexpect = "deny"', "http://127.0.0.1", "test[0].cnames: a chain ends in addresses"),
         (ANSWER + 'expect = "allow"\nreason = "name_denied"', "http://a.example", "test[0].reason: what is allowed"),
         (
+            'expect = "deny"\nreason = "client_unknown"',
+            "http://127.0.0.1",
+            'test[0].reason: "client_unknown" denies no test; write one of port_denied, ',
+        ),
+        (
             'expect = "deny"\nreason = "dns_error"',
             "http://127.0.0.1",
-            'test[0].reason: "dns_error" is no reason to deny',
+            'test[0].reason: "dns_error" denies no test; write one of port_denied, ',
         ),
     ],
 )
