@@ -68,7 +68,7 @@ POLICIES: Final = {
     "permits": "{permits}",
     "ports": '[destinations]\ndefault = "allow"\nports = [{port}]\n{permits}',
     "report": '[destinations]\ndefault = "deny"\nmode = "report"\n{permits}',
-    "allowlist": '[destinations]\ndefault = "deny"\n[[allow]]\nhosts = ["*.test", "here.test", "localhost"]\n'
+    "allowlist": '[destinations]\ndefault = "deny"\n[[allow]]\nhosts = ["*.test", "here.test"]\n'
     'ports = [{port}]\nreason = "x"\n{permits}',
     "client": '[[client]]\nname = "tester"\nnetworks = ["127.0.0.0/8"]\ndestinations = {{ports = [{port}]}}\n{permits}',
     "parent": '[parent]\naddress = "127.0.0.1:{parent}"\n{permits}',
