@@ -8,8 +8,9 @@ is not known here.
 from __future__ import annotations
 
 import errno
+import select
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 import trio
 from trio.abc import HalfCloseableStream
@@ -20,9 +21,21 @@ if TYPE_CHECKING:
 TURN: Final = 16
 """Calls in a row that need not wait, before the others have their turn."""
 
+LOOK_SECONDS: Final = 1.0
+"""From one look at a peer, of whom nothing more may be received for now, to the next."""
+
 _CLOSED: Final = socket.socket()
 _CLOSED.close()
 _PIECE: Final = 64 * 1024
+_BROKEN: Final = select.POLLERR
+_ENDED: Final = _BROKEN | select.POLLHUP | getattr(select, "POLLRDHUP", 0)  # not everywhere
+
+
+@runtime_checkable
+class _OnSocket(Protocol):
+    """A stream that a socket carries, in the clear or not."""
+
+    def fileno(self) -> int: ...
 
 
 class TcpStream(HalfCloseableStream):
@@ -61,6 +74,10 @@ class TcpStream(HalfCloseableStream):
     async def wait_send_all_might_not_block(self) -> None:
         """Wait for room."""
         await self._wait(trio.lowlevel.wait_writable)
+
+    def fileno(self) -> int:
+        """The socket's number, for select.poll; -1 once it was closed or released."""
+        return self.socket.fileno()
 
     @property
     def quiet(self) -> bool:
@@ -119,6 +136,36 @@ async def hang_up(stream: HalfCloseableStream) -> None:
         stream.close()
     else:
         await trio.aclose_forcefully(stream)
+
+
+def broken_off(stream: HalfCloseableStream) -> bool:
+    """Whether the peer has broken off, which otherwise only those are told who receive or send.
+
+    Not an end of its side, nor of both: what it sent before may be on its way still.
+    """
+    return _tells(stream, _BROKEN)
+
+
+async def wait_until_ended(stream: HalfCloseableStream) -> None:
+    """Return when the peer has ended its side, be it behind octets that stay where they are: nothing is received.
+
+    Raises trio.BrokenResourceError where it broke off.
+    """
+    while not _tells(stream, _ENDED):  # noqa: ASYNC110 - the kernel wakes nobody for that alone
+        await trio.sleep(LOOK_SECONDS)
+    if broken_off(stream):
+        raise trio.BrokenResourceError("the peer broke off")
+
+
+def _tells(stream: HalfCloseableStream, events: int) -> bool:
+    """Whether the kernel tells one of `events`: none of a stream without a socket, any of one that we closed."""
+    if not isinstance(stream, _OnSocket):
+        return False
+    if stream.fileno() < 0:
+        return True
+    poll = select.poll()
+    poll.register(stream, events)
+    return any(told & events for _, told in poll.poll(0))
 
 
 def _broken(error: OSError) -> Exception:

@@ -56,6 +56,10 @@ class TlsStream(HalfCloseableStream):
         """Wait for room."""
         await self._tcp.wait_send_all_might_not_block()
 
+    def fileno(self) -> int:
+        """The number of the socket below, for select.poll."""
+        return self._tcp.fileno()
+
     async def send_eof(self) -> None:
         """End our side (RFC 8446 §6.1); the peer may go on."""
         with suppress(ssl.SSLError):

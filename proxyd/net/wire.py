@@ -15,7 +15,7 @@ import h11
 import trio
 
 from proxyd.http.framing import MAX_HEAD, ChunkedScan, Malformed, check_head, check_lines
-from proxyd.net.stream import TcpStream
+from proxyd.net.stream import TcpStream, wait_until_ended
 from proxyd.policy.verdict import Reason
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Wire:
         while len(self._received) <= MAX_HEAD:
             if not await self._read():
                 return
-        await trio.sleep_forever()  # whoever sends so much is there; the rest waits in the kernel
+        await wait_until_ended(self.stream)  # the rest waits in the kernel
 
     def next_exchange(self) -> None:
         """Make ready for the next message; what came behind the last one is its beginning."""

@@ -92,10 +92,14 @@ LENGTH: Final = OPEN.replace(b"GET", b"POST") + b"Content-Length: 5\r\n\r\n"
 CHUNKED: Final = OPEN.replace(b"GET", b"POST") + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
 TUNNEL: Final = b"CONNECT {origin} HTTP/1.1\r\nHost: x\r\n\r\n"
 STALLING: Final = b"GET http://{stalling}/ HTTP/1.1\r\nHost: x\r\n\r\n"
+MUCH: Final = b"G" * 64 * 1024
+"""More than is read of a client that waits for its answer."""
+
 UNHEARD: Final = ("refused", "malformed_request", 400)
 TOO_LARGE: Final = ("refused", "head_too_large", 431)
 SERVED: Final = ("complete", None, 200)
 GONE: Final = ("client_gone", "aborted", None)
+GONE_MEANWHILE: Final = ("client_gone", None, None)
 
 ROWS: Final = (
     Row("ends in the head", (OPEN, end), 400, UNHEARD),
@@ -110,7 +114,7 @@ ROWS: Final = (
     Row("sends no body", (LENGTH,), 408, ("refused", "body_timeout", 408)),
     Row("sends half a body", (LENGTH + b"hel",), 408, ("refused", "body_timeout", 408)),
     Row("ends in the body", (LENGTH + b"hel", end), 400, UNHEARD),
-    Row("resets in the body", (LENGTH + b"hel", reset), None, ("client_gone", None, None)),
+    Row("resets in the body", (LENGTH + b"hel", reset), None, GONE_MEANWHILE),
     Row("sends half a chunk", (CHUNKED + b"5\r\nhel",), 408, ("refused", "body_timeout", 408)),
     Row("ends without the last chunk", (CHUNKED, end), 400, UNHEARD),
     Row("extends a chunk for ever", (CHUNKED + b"1;", for_ever(b"x")), 400, UNHEARD),
@@ -119,7 +123,8 @@ ROWS: Final = (
     Row("drips a chunk's size for ever", (CHUNKED, dripping(b"0" * 1000, 0.1)), 408, ("refused", "body_timeout", 408)),
     Row("drips a body", (LENGTH, dripping(b"hello", 0.1)), 200, SERVED),
     Row("drips a body for twice the idle time", (LENGTH, dripping(b"hello", 1.3)), 200, SERVED),
-    Row("asks, and resets while the origin stalls", (STALLING, reset), None, ("client_gone", None, None)),
+    Row("asks, and resets while the origin stalls", (STALLING, reset), None, GONE_MEANWHILE),
+    Row("asks, says too much, and resets while the origin stalls", (STALLING + MUCH, reset), None, GONE_MEANWHILE),
     Row("asks, and ends while the origin stalls", (STALLING, end), 504, ("refused", "origin_timeout", 504)),
     Row(
         "asks, and resets while DNS is silent",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,13 @@ import trio
 from trio.lowlevel import checkpoint
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
-from proxyd.net.stream import TURN, TcpStream, hang_up
+from proxyd.net.stream import LOOK_SECONDS, TURN, TcpStream, broken_off, hang_up, wait_until_ended
 from tests.net.joined import MUCH, SMALL, End, connected, open_files
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from trio.testing import MockClock
 
 
 @pytest.fixture
@@ -135,6 +138,104 @@ async def test_to_ask_whether_it_is_quiet_takes_nothing(ends: Ends) -> None:
     assert not stream.quiet
     assert await stream.receive_some() == b"hello"
     assert stream.quiet
+
+
+# Whether anybody is there, though nothing is received
+
+
+def ends_behind_much(_: TcpStream, end: End) -> None:
+    """It fills what the kernel holds for us, but for a little; its end comes behind that."""
+    end.sock.send(bytes(SMALL // 4))
+    end.end()
+
+
+def both_end(stream: TcpStream, end: End) -> None:
+    """What it has sent is there still."""
+    end.sock.send(b"x")
+    end.end()
+    stream.socket.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize(
+    ("happens", "broken"),
+    [
+        (nothing, False),
+        (lambda _, end: end.sock.send(b"x"), False),
+        (lambda _, end: end.end(), False),
+        (both_end, False),
+        (lambda _, end: end.reset(), True),
+        (lambda _, end: (end.sock.send(b"x"), end.reset()), True),
+        (lambda _, end: (end.end(), end.reset()), True),
+        (lambda stream, _: stream.close(), True),
+    ],
+    ids=["nothing", "spoke", "ended", "both ended", "reset", "spoke and reset", "ended and reset", "closed by us"],
+)
+async def test_attack_8_broken_off_is_only_who_is_gone_for_both_ways(
+    ends: Ends,
+    happens: Callable[[TcpStream, End], object],
+    broken: bool,  # noqa: FBT001 - a table
+) -> None:
+    """That both have ended is no reset: the kernel says POLLHUP of it, while what was sent before may be on its way."""
+    stream, end = ends
+    happens(stream, end)
+    assert broken_off(stream) is broken
+
+
+@pytest.mark.parametrize(
+    "happens", [lambda _, end: end.end(), ends_behind_much], ids=["at once", "behind what is not received"]
+)
+async def test_attack_8_an_end_is_noticed_whatever_was_sent_before_it(
+    ends: Ends, happens: Callable[[TcpStream, End], object]
+) -> None:
+    stream, end = ends
+    happens(stream, end)
+    await wait_until_ended(stream)
+    assert not broken_off(stream)
+
+
+@pytest.mark.parametrize(
+    "happens",
+    [
+        lambda _, end: (end.sock.send(b"x"), end.reset()),
+        lambda _, end: (end.end(), end.reset()),
+        lambda stream, _: stream.close(),
+    ],
+    ids=["reset", "ended and reset", "closed by us"],
+)
+async def test_attack_8_a_reset_is_noticed_whatever_was_sent_before_it(
+    ends: Ends, happens: Callable[[TcpStream, End], object]
+) -> None:
+    stream, end = ends
+    happens(stream, end)
+    with pytest.raises(trio.BrokenResourceError):
+        await wait_until_ended(stream)
+
+
+async def test_who_is_waited_for_is_looked_at_once_a_second_and_not_received(
+    ends: Ends, autojump_clock: MockClock
+) -> None:
+    stream, end = ends
+    await end.send(b"all")
+
+    async def end_later() -> None:
+        await trio.sleep(7.5 * LOOK_SECONDS)
+        end.end()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end_later)
+        await wait_until_ended(stream)
+    assert autojump_clock.current_time() == 8 * LOOK_SECONDS
+    assert [data async for data in stream] == [b"all"]
+
+
+async def test_of_a_stream_in_memory_nothing_is_known(autojump_clock: MockClock) -> None:
+    """Its end is met by who receives, and by nobody else."""
+    ours, theirs = memory_stream_pair()
+    await theirs.aclose()
+    assert not broken_off(ours)
+    with trio.move_on_after(60) as scope:
+        await wait_until_ended(ours)
+    assert (scope.cancelled_caught, autojump_clock.current_time()) == (True, 60)
 
 
 # Ends

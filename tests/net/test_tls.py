@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import struct
 import warnings
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +16,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from proxyd.net.stream import hang_up
+from proxyd.net.stream import broken_off, hang_up, wait_until_ended
 from tests.net.joined import MUCH, SMALL
 from tests.net.secure import Client, Ends, agreed, received, refused
 
@@ -198,6 +199,17 @@ async def test_a_client_that_ends_without_a_word_has_ended(ends: Ends) -> None:
     await client.send(b"request")
     client.sock.shutdown(socket.SHUT_WR)
     assert await received(stream) == b"request"
+
+
+async def test_attack_8_a_client_that_leaves_behind_what_is_not_received_is_noticed(ends: Ends) -> None:
+    stream, client = ends
+    await client.send(b"nobody takes this")
+    client.sock.shutdown(socket.SHUT_WR)
+    await wait_until_ended(stream)
+    assert not broken_off(stream)
+    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.sock.close()
+    assert broken_off(stream)
 
 
 async def test_a_client_that_ends_in_the_middle_of_a_record_has_ended_before_it(ends: Ends) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
@@ -714,7 +714,7 @@ async def test_waiting_for_the_end_keeps_what_comes_meanwhile() -> None:
 
 
 async def test_attack_8_waiting_for_the_end_takes_no_more_than_so_much(autojump_clock: MockClock) -> None:
-    """A peer that pipelines more is there, and no end of it is reported: what it sends waits in the kernel."""
+    """What a peer pipelines beyond that waits in the kernel, and an end that is met by reading is not reported."""
     wire = client_sends(*[b"x" * 1024] * 1000, EOF)
     with trio.move_on_after(60) as scope:
         await wire.wait_for_eof()
@@ -737,6 +737,22 @@ async def test_the_end_behind_just_so_much_is_heard(autojump_clock: MockClock) -
     await wire.receive_head()
     await wire.wait_for_eof()
     assert autojump_clock.current_time() == 0
+
+
+@pytest.mark.parametrize("size", [MAX_HEAD + 1, MAX_HEAD + READ_SIZE], ids=["all of it read", "some in the kernel"])
+@pytest.mark.parametrize("resets", [True, False], ids=["resets", "ends"])
+async def test_attack_8_a_real_client_that_leaves_behind_too_much_is_noticed(size: int, resets: bool) -> None:  # noqa: FBT001
+    """It held its place, its connection to the origin and its record for the idle hour."""
+    async with loopback() as (ours, client):
+        wire = Wire(ours, h11.SERVER)
+        await client.send_all(GET)
+        await wire.receive_head()
+        await client.send_all(b"G" * size)
+        if resets:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await client.aclose()
+        with trio.fail_after(20), pytest.raises(trio.BrokenResourceError) if resets else nullcontext():
+            await wire.wait_for_eof()
 
 
 async def test_just_so_much_may_wait_and_the_end_is_waited_for(autojump_clock: MockClock) -> None:
