@@ -10,8 +10,10 @@ import shutil
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +22,7 @@ import pytest
 from tests.adversarial.tls import certificates
 from tests.end_to_end.asking import answer, connect, get
 from tests.end_to_end.daemon import PATIENCE, read_all, read_until, ticks
+from tests.end_to_end.origin import Listener
 from tests.end_to_end.starting import need_accounts, run
 from tests.tools import tool
 
@@ -349,6 +352,28 @@ def test_r12_a_certificate_that_will_not_do_is_refused_and_the_old_one_stays(
     with secured.connect() as client:
         assert get(client, f"{scene.url}/").status == 200
     assert run("--policy", str(secured.daemon.policy)).returncode == 78
+
+
+def test_attack_8_a_client_that_breaks_off_in_a_tunnel_is_missed_though_its_origin_does_not_read(
+    scene: Scene, secured: Secured
+) -> None:
+    """Nobody reads the client while what it sent is not taken: the tunnel stood for the idle hour."""
+    over = threading.Event()
+
+    def read_nothing(_: socket.socket) -> None:
+        over.wait()
+
+    origin = Listener(read_nothing, scene.origin.addresses)
+    with secured.connect() as client:
+        assert connect(client, f"{origin.addresses[0]}:{origin.port}").status == 200
+        client.settimeout(1)
+        with pytest.raises(TimeoutError):
+            client.sendall(bytes(100 << 20))  # more than the kernel takes (tcp_rmem, tcp_wmem)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    missed = any((last := secured.daemon.lines()[-1])["event"] == "close" for _ in ticks())
+    over.set()
+    origin.close()
+    assert (missed, last.get("outcome")) == (True, "reset")
 
 
 def test_who_does_not_speak_tls_at_its_port_gets_no_http_and_reaches_nobody(scene: Scene, secured: Secured) -> None:

@@ -294,6 +294,34 @@ async def test_who_ended_behind_a_reader_that_slept_is_heard_out(join: Joins, ta
     assert moved(joined, sleeps) == sent
 
 
+async def test_who_ended_is_heard_out_although_the_other_has_ended_too(join: Joins, mock_clock: MockClock) -> None:
+    """Of such a socket the kernel says POLLHUP, which is no reset."""
+    joined = join(buffers=SMALL)
+    sent = await stuffed(joined.client)
+    joined.client.end()
+    joined.origin.end()
+    assert await joined.client.rest() == b""
+    for _ in range(5):
+        await passes(mock_clock, 2)
+    assert not joined.over.is_set()
+    assert await joined.origin.rest() == b"x" * sent
+    assert (await joined.outcome(), joined.flow.up) == ("closed", sent)
+
+
+async def test_attack_8_a_client_that_breaks_off_is_noticed_behind_what_nobody_takes(
+    join: Joins, mock_clock: MockClock
+) -> None:
+    """Nobody reads it meanwhile; it held its place and two files for the idle hour."""
+    joined = join(buffers=SMALL)
+    await stuffed(joined.client)
+    await passes(mock_clock, 100)
+    assert not joined.over.is_set()
+    joined.client.reset()
+    await passes(mock_clock, 2)
+    assert joined.over.is_set()
+    assert joined.flow.outcome == "reset"
+
+
 # Silence
 
 

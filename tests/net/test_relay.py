@@ -1,13 +1,10 @@
 """The portable relay: half-closes, silence, resets and slow readers, each to the tick and to the octet (ATTACKS 8).
 
-In virtual time between streams in memory; the one test on real sockets shows that TCP behaves as they do.
+In virtual time between streams in memory; test_relay_on_sockets.py shows that TCP behaves as they do.
 """
 
 from __future__ import annotations
 
-import socket
-import struct
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -18,8 +15,6 @@ from trio.testing import lockstep_stream_pair, memory_stream_pair, wait_all_task
 from proxyd.net.relay import HALF_CLOSED_SECONDS, PIECE, Flow, relay
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from trio.abc import HalfCloseableStream
     from trio.testing import MockClock
 
@@ -364,44 +359,3 @@ async def test_a_relay_that_was_cancelled_says_so_and_how_far_it_came(
     made.scope.cancel()
     await made.ended.wait()
     assert (made.flow, autojump_clock.current_time()) == (Flow(5, 2, "cancelled"), 5)
-
-
-# Real sockets
-
-
-@asynccontextmanager
-async def loopback() -> AsyncIterator[tuple[trio.SocketStream, trio.SocketStream]]:
-    """The two ends of a real TCP connection."""
-    with trio.socket.socket() as listener, trio.socket.socket() as client:
-        await listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        await client.connect(listener.getsockname())
-        accepted, _ = await listener.accept()
-        async with trio.SocketStream(client) as far, trio.SocketStream(accepted) as near:
-            yield far, near
-
-
-async def test_real_sockets_close_in_good_order(nursery: trio.Nursery) -> None:
-    async with loopback() as (client, near_client), loopback() as (origin, near_origin):
-        made = Tunnel(client, origin)
-        nursery.start_soon(made.run, near_client, near_origin)
-        await client.send_all(b"question")
-        await client.send_eof()
-        assert await received(origin) == b"question"
-        await origin.send_all(b"answer")
-        await origin.aclose()
-        assert await received(client) == b"answer"
-        await made.ended.wait()
-        assert made.flow == Flow(8, 6, "closed")
-
-
-async def test_a_real_reset_ends_the_tunnel(nursery: trio.Nursery) -> None:
-    async with loopback() as (client, near_client), loopback() as (origin, near_origin):
-        made = Tunnel(client, origin)
-        nursery.start_soon(made.run, near_client, near_origin)
-        await client.send_all(b"hello")
-        assert await origin.receive_some() == b"hello"
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        await client.aclose()
-        await made.ended.wait()
-        assert made.flow == Flow(5, 0, "reset")
