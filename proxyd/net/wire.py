@@ -43,10 +43,17 @@ class Wire:
         self._received = bytearray(received)  # read from the stream, not yet given to h11
         self._scan: ChunkedScan | None = None
         self._tunnel = False
+        self._ignored = False  # the empty line before the head that is waited for
 
     async def wait(self) -> bool:
-        """Wait for the next message to begin: whether one did, or the peer ended the connection."""
-        return bool(self._received) or await self._read()
+        """Wait for the next message to begin: whether one did, or the peer ended the connection.
+
+        One empty line before it is ignored (RFC 9112 §2.2), and begins nothing.
+        """
+        while self._nothing_yet():
+            if not await self._read():
+                return False
+        return True
 
     @property
     def has_head(self) -> bool:
@@ -54,7 +61,8 @@ class Wire:
 
         The empty line that is ignored before one is not its end, or whoever sent two would be waited for without end.
         """
-        begin = len(_EMPTY_LINE) if self._received.startswith(_EMPTY_LINE) else 0
+        ignored = not self._ignored and self._received.startswith(_EMPTY_LINE)
+        begin = len(_EMPTY_LINE) if ignored else 0
         return self._received.find(_END_OF_HEAD, begin) >= 0
 
     async def receive_head(self) -> Head:
@@ -189,28 +197,30 @@ class Wire:
             raise Malformed("the message breaks the rules of HTTP/1.1", reason) from None
 
     async def _receive_raw_head(self) -> bytes:
-        """The octets of a head, its empty line included; one empty line before it is ignored (RFC 9112 §2.2)."""
+        """The octets of a head, its empty line included."""
         seen = 0
-        began = False
-        while True:
-            if not began and len(self._received) >= len(_EMPTY_LINE):
-                began = True
-                if self._received.startswith(_EMPTY_LINE):
-                    del self._received[: len(_EMPTY_LINE)]
-                    seen = 0
+        arriving = await self.wait()
+        while arriving:
             found = self._received.find(_END_OF_HEAD, max(0, seen - 3))
             end = found + len(_END_OF_HEAD) if found >= 0 else len(self._received)
             if end > MAX_HEAD:
                 raise Malformed("the head is too long", Reason.HEAD_TOO_LARGE)
             if found >= 0:
-                break
+                raw = bytes(self._received[:end])
+                del self._received[:end]
+                self._ignored = False
+                return raw
             check_lines(self._received, seen)
             seen = len(self._received)
-            if not await self._read():
-                raise Malformed("the connection ended before the head did")
-        raw = bytes(self._received[:end])
-        del self._received[:end]
-        return raw
+            arriving = await self._read()
+        raise Malformed("the connection ended before the head did")
+
+    def _nothing_yet(self) -> bool:
+        """Whether no more has come than an empty line that is ignored, or a part of it."""
+        if not self._ignored and self._received.startswith(_EMPTY_LINE):
+            del self._received[: len(_EMPTY_LINE)]
+            self._ignored = True
+        return not self._received or self._received == b"\r"
 
     async def _read(self) -> bool:
         data = await self.stream.receive_some(READ_SIZE)

@@ -34,12 +34,8 @@ SPECIAL: Final = {
     "reset": ("spoken to first", "WebSocket, early"),
     "revoked": ("a tunnel that is cut", "a tunnel too late", "cut before the answer"),
     "tls_name": ("TLS of another name", "no TLS", "no TLS in time"),
-    "nothing asked": ("nothing is said",),
-    "head_timeout": (
-        "half a head",
-        "nothing but an empty line",
-        "empty lines, which were taken for the end of a head",
-    ),
+    "nothing asked": ("nothing is said", "nothing but an empty line"),
+    "head_timeout": ("half a head", "empty lines, which were taken for the end of a head"),
     "address_denied": (
         *("private address", "a name that is private", "a name that is private, uniformly", "mixed answer"),
     ),

@@ -346,6 +346,50 @@ async def test_waiting_for_a_message_reads_no_more_than_it_must() -> None:
     assert not await wire.wait()
 
 
+@pytest.mark.parametrize("nothing", [(b"\r\n",), (b"\r", b"\n"), (b"\r",), (b"\r\n\r",)])
+async def test_attack_8_an_empty_line_begins_no_message(nothing: tuple[bytes, ...], autojump_clock: MockClock) -> None:
+    """RFC 9112 §2.2: some clients send one behind a request; a record of a request that nobody made would be of it."""
+    wire = client_sends(*nothing)
+    with trio.move_on_after(60) as scope:
+        await wire.wait()
+    assert (scope.cancelled_caught, autojump_clock.current_time()) == (True, 60)
+    assert not wire.has_head
+    assert not await client_sends(*nothing, EOF).wait()
+
+
+@pytest.mark.parametrize("behind", [b"G", b"\r\n", b"\n", b"\rG"])
+async def test_attack_8_whatever_is_behind_the_empty_line_begins_a_message(behind: bytes) -> None:
+    """Another one, too: who sends nothing else must not wait for ever."""
+    for pieces in halves(b"\r\n" + behind):
+        wire = client_sends(*pieces)
+        assert await wire.wait()
+        assert not wire.has_head
+
+
+async def test_one_empty_line_before_each_message_is_ignored_however_it_is_waited_for() -> None:
+    wire = client_sends(b"\r\n", GET + b"\r\n", GET + b"\r\n\r\n")
+    for _ in range(2):
+        assert await wire.wait()
+        assert wire.has_head
+        assert isinstance(await wire.receive_head(), h11.Request)
+        await answer(wire)
+        wire.next_exchange()
+    assert await wire.wait()
+    with trio.move_on_after(1) as scope:
+        await wire.receive_head()
+    assert scope.cancelled_caught
+
+
+async def test_attack_5_what_is_behind_the_empty_line_that_was_ignored_is_a_head_or_none() -> None:
+    for head in (b"\r\n\r\n", b"\r\n" + GET):
+        wire = client_sends(b"\r\n", head)
+        assert await wire.wait()
+        assert wire.has_head, "nothing more is read"
+        with pytest.raises(Malformed):
+            await wire.receive_head()
+        assert script(wire).reads == 2
+
+
 async def test_the_version_is_the_peers() -> None:
     wire = client_sends(OLD_GET)
     assert wire.their_version == b"1.1"

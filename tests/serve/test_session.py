@@ -130,6 +130,35 @@ async def test_a_kept_alive_connection_is_let_go_exactly_a_minute_after_its_last
     assert len(world.trail()) == 1
 
 
+@pytest.mark.parametrize("asks", [False, True], ids=["first", "behind a request"])
+@in_virtual_time
+async def test_attack_8_an_empty_line_is_no_request_and_gives_no_more_time_than_silence(*, asks: bool) -> None:
+    """RFC 9112 §2.2: it became a request of its own, with a 408 and a record of nothing."""
+    world = World()
+    async with connected(world) as client:
+        if asks:
+            await exchange(world, client)
+            await client.answer()
+        await trio.sleep(20.0)
+        await client.send(b"\r\n")
+        assert await client.rest() == b""
+        assert trio.current_time() == KEEP_ALIVE_SECONDS
+    assert len(world.trail()) == asks
+
+
+@in_virtual_time
+async def test_a_request_long_after_an_empty_line_is_served() -> None:
+    world = World()
+    async with connected(world) as client:
+        await exchange(world, client)
+        await client.answer()
+        await client.send(b"\r\n")
+        await trio.sleep(59.0)
+        await exchange(world, client)
+        assert (await client.answer()).status == 200
+    assert [close.outcome for _, close in world.trail()] == ["complete"] * 2
+
+
 @in_virtual_time
 async def test_a_client_that_leaves_between_two_requests_is_no_event() -> None:
     """R7: it asked nothing; nothing is recorded and nothing complained about."""
