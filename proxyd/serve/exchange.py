@@ -251,7 +251,9 @@ class Exchange:
     async def _reach(self, asked: Asked, allow: Allow) -> Origin:
         """A connection to the origin: the one before, where that will do, or a new one. Raises Refused."""
         parent = self._snapshot.policy.parent
-        kept = await self._kept.take(allow, parent) if asked.repeatable else None
+        if not asked.repeatable:
+            await self._kept.close()  # it would stand beside the next one: two files are counted for a connection
+        kept = await self._kept.take(allow, parent)
         if kept is None:
             dialled = await self._dial(allow)
             origin = Origin(allow, dialled, Wire(dialled.stream, h11.CLIENT, dialled.early), parent)
@@ -335,6 +337,7 @@ class Exchange:
             if failed.reason is Reason.REVOKED:
                 raise Refused(Reason.REVOKED, _REVOKED, close=True) from None
             if failed.reason is Reason.ORIGIN_CLOSED and origin.used and forward.status is None:
+                await hang_up(origin.dialled.stream)  # before the next one is dialled, for the same reason
                 return await self._forward_again(request, asked, origin.allow)
             raise Refused(failed.reason, close=True) from None
         finally:
