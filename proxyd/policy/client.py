@@ -85,7 +85,9 @@ class Egress:
     addresses: tuple[IPAddress, ...] = key(
         ListOf(ADDRESS), "source addresses, one a family; a family without one is not used", default=()
     )
-    interface: str = key(text(15, r"[^\s/]+", "the name of an interface"), "the interface to leave by", default="")
+    interface: str = key(
+        text(15, r"[^\s/\x00-\x1f\x7f]+", "the name of an interface"), "the interface to leave by", default=""
+    )
     mark: int = key(number(1, (1 << 31) - 1), "the firewall mark of the packets", default=0)
 
     def in_words(self) -> Iterator[tuple[str, str]]:

@@ -22,7 +22,6 @@ from proxyd.policy.special import (
     is_localhost,
     locked_address,
     metadata_name,
-    reserved_name,
     special_address,
 )
 from proxyd.policy.verdict import STEP_OF, Allow, Deny, NeedAddresses, Reason, Step, decide
@@ -47,7 +46,6 @@ def contradictions(policy: Policy, name: str) -> Iterator[str]:
     yield from _idle_allows(policy)
     if len({client.name for client in policy.client}) == len(policy.client):  # else it is not known whose a permit is
         yield from _vain_permits(policy)
-        yield from _vain_allows(policy)
     yield from _vain_tests(policy)
 
 
@@ -281,39 +279,6 @@ def _carried_by_all(network: IPNetwork, translators: tuple[IPNetwork, ...]) -> I
     return next(
         (row for low, high in ends for row in SPECIAL_NETWORKS if low in row and high in row and int(low)), None
     )
-
-
-def _vain_allows(policy: Policy) -> Iterator[str]:
-    """The allowlist opens no special-purpose address, and no name for local use: a permit does, or nothing."""
-    snapshot = Snapshot.of(policy, date.min, _own(policy))
-    for row in policy.every_allow:
-        for host in filter(_is_special, row.hosts):
-            refused = _refused_in_any_case(host, row, snapshot)
-            if refused is not None:
-                locked = refused.reason in (Reason.NAME_LOCKED, Reason.ADDRESS_LOCKED)
-                way_out = "nothing opens it, remove it" if locked else "write a [[permit]] for it, or remove it"
-                yield f'{row.where}.hosts: "{host}" stays refused ({refused.reason}, by {refused.rule}); {way_out}'
-
-
-def _is_special(pattern: str) -> bool:
-    """Whether a built-in table has the host, or all that the pattern stands for."""
-    address = _named_by(pattern, 1).address
-    rows = (metadata_name(pattern), reserved_name(pattern)) if address is None else (special_address(address),)
-    return any(rows)
-
-
-def _refused_in_any_case(pattern: str, row: AllowRow, snapshot: Snapshot) -> Deny | None:
-    """Why everybody is refused it, on every port of the row that is open."""
-    users = [client for client in snapshot.policy.client if row in snapshot.rules(client).allow]
-    verdicts = [decide(_named_by(pattern, span.start), client, snapshot) for span in row.ports for client in users]
-    refused = [each for each in verdicts if isinstance(each, Deny) and each.reason is not Reason.PORT_DENIED]
-    return refused[0] if refused and len(refused) == len(verdicts) else None
-
-
-def _named_by(pattern: str, port: int) -> Destination:
-    """That host; for a pattern, one below it that no row names."""
-    name, address = (pattern, None) if pattern.startswith("*.") else parse_host(bracketed(pattern))
-    return Destination(name, port, address)
 
 
 def _without_dns(host: str, port: int) -> Destination | None:

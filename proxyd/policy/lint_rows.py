@@ -9,10 +9,12 @@ import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from proxyd.policy.address import bracketed, parse_host
+from proxyd.policy.address import Destination, bracketed, parse_host
 from proxyd.policy.finding import remark, warning
 from proxyd.policy.rows import holds
-from proxyd.policy.special import is_localhost, reserved_name
+from proxyd.policy.snapshot import Snapshot
+from proxyd.policy.special import is_localhost, metadata_name, reserved_name, special_address
+from proxyd.policy.verdict import Deny, Reason, decide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,6 +74,7 @@ def row_findings(policy: Policy, today: date) -> Iterator[Finding]:
         yield from _of_permit(permit, today)
     for allow in policy.every_allow:
         yield from _of_allow(allow)
+    yield from _of_vain_allows(policy, today)
     if any(each.destinations.over(policy.destinations).default == "allow" for each in policy.client):
         yield from _of_denies(policy)
     rows: tuple[PermitRow | AllowRow | DenyRow, ...] = (*policy.every_permit, *policy.every_allow, *policy.every_deny)
@@ -172,6 +175,43 @@ def _of_allow(allow: AllowRow) -> Iterator[Finding]:
             "What goes there can be read and changed on the way.",
             "leave it out where HTTPS will do",
         )
+
+
+def _of_vain_allows(policy: Policy, today: date) -> Iterator[Finding]:
+    """The allowlist opens no special-purpose address, and no name for local use: a permit does, or nothing."""
+    snapshot = Snapshot.of(policy, today)
+    for row in policy.every_allow:
+        for host in filter(_is_special, row.hosts):
+            refused = _refused_in_any_case(host, row, snapshot)
+            if refused is not None:
+                locked = refused.reason in (Reason.NAME_LOCKED, Reason.ADDRESS_LOCKED)
+                yield warning(
+                    "allow.vain",
+                    f"{row.where}: {host} stays refused ({refused.reason}, by {refused.rule})",
+                    "An allowlist opens nothing that is special-purpose, and who reads it may think that it does.",
+                    "nothing opens it, remove it" if locked else "write a [[permit]] for it, or remove it",
+                )
+
+
+def _is_special(pattern: str) -> bool:
+    """Whether a built-in table has the host, or all that the pattern stands for."""
+    address = _named_by(pattern, 1).address
+    rows = (metadata_name(pattern), reserved_name(pattern)) if address is None else (special_address(address),)
+    return any(rows)
+
+
+def _refused_in_any_case(pattern: str, row: AllowRow, snapshot: Snapshot) -> Deny | None:
+    """Why everybody is refused it, on every port of the row that is open."""
+    users = [client for client in snapshot.policy.client if row in snapshot.rules(client).allow]
+    verdicts = [decide(_named_by(pattern, span.start), client, snapshot) for span in row.ports for client in users]
+    refused = [each for each in verdicts if isinstance(each, Deny) and each.reason is not Reason.PORT_DENIED]
+    return refused[0] if refused and len(refused) == len(verdicts) else None
+
+
+def _named_by(pattern: str, port: int) -> Destination:
+    """That host; for a pattern, one below it that no row names."""
+    name, address = (pattern, None) if pattern.startswith("*.") else parse_host(bracketed(pattern))
+    return Destination(name, port, address)
 
 
 def _is_anybodys(host: str) -> bool:

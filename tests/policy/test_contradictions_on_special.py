@@ -7,7 +7,6 @@ import pytest
 from tests.policy.worlds import MINIMAL, problems
 
 PERMIT = '[[permit]]\nreason = "a test"\nhost = "{host}"\nports = {ports}\nnetworks = {networks}\n'
-ALLOW = '[[allow]]\nreason = "a test"\nhosts = ["{host}"]\nports = {ports}\n'
 
 
 def permitted(networks: str, ports: str = "[443]", host: str = "a.example", main: str = MINIMAL) -> list[str]:
@@ -78,66 +77,3 @@ def test_2_17_so_it_is_where_proxyd_listens_beyond_loopback() -> None:
     (problem,) = permitted('["10.0.0.5/32"]', "[3128]", main=main)
     assert "permit[0]: on port 3128 proxyd itself listens there" in problem
     assert permitted('["10.0.0.6/32"]', "[3128]", main=main) == []
-
-
-def allowed(host: str, ports: str = "[443]", more: str = "", main: str = MINIMAL) -> list[str]:
-    """What is wrong with a row of the allowlist."""
-    return problems(main + ALLOW.format(host=host, ports=ports) + more)
-
-
-@pytest.mark.parametrize(
-    ("host", "why"),
-    [
-        ("10.0.0.5", "address_denied, by private network); write a [[permit]] for it, or remove it"),
-        ("fd00::5", "address_denied, by unique local); write a [[permit]] for it, or remove it"),
-        ("169.254.169.254", "address_locked, by cloud metadata service); nothing opens it, remove it"),
-        (
-            "168.63.129.16",
-            "address_locked, by platform services (Azure), a public address); nothing opens it, remove it",
-        ),
-        ("metadata.google.internal", "name_locked, by cloud metadata service (Google)); nothing opens it, remove it"),
-        ("*.metadata.google.internal", "name_locked, by cloud metadata service (Google)); nothing opens it, remove it"),
-        ("localhost", "name_reserved, by loopback name); write a [[permit]] for it, or remove it"),
-        ("db.internal", "name_reserved, by private-use name); write a [[permit]] for it, or remove it"),
-        ("*.home.arpa", "name_reserved, by home network name); write a [[permit]] for it, or remove it"),
-    ],
-)
-def test_r6_the_allowlist_does_not_open_what_is_special(host: str, why: str) -> None:
-    assert allowed(host) == [f'main.toml: allow[0].hosts: "{host}" stays refused ({why}']
-
-
-def test_r6_nor_where_a_row_of_the_denylist_has_it_too() -> None:
-    deny = '[[deny]]\nname = "loopback"\nreason = "a test"\nhosts = ["localhost"]\n'
-    (problem,) = allowed("localhost", more=deny)
-    assert '"localhost" stays refused (name_denied, by loopback); write a [[permit]]' in problem
-
-
-@pytest.mark.parametrize("host", ["8.8.8.8", "2606:4700::1", "*.example", "a.example", "internal.example"])
-def test_what_is_public_may_be_listed(host: str) -> None:
-    assert allowed(host) == []
-
-
-def test_what_an_operator_denies_may_be_listed_all_the_same() -> None:
-    """It may be taken out of an allowlist that is included."""
-    deny = '[[deny]]\nname = "x"\nreason = "a test"\nhosts = ["a.example"]\nnetworks = ["8.8.8.0/24"]\n'
-    assert allowed("a.example", more=deny) == allowed("8.8.8.8", more=deny) == []
-
-
-def test_what_a_permit_opens_on_one_port_may_be_listed() -> None:
-    permit = PERMIT.format(host="10.0.0.5", ports="[443]", networks='["10.0.0.5/32"]')
-    assert allowed("10.0.0.5", "[80, 443]", permit) == []
-    (problem,) = allowed("10.0.0.5", "[80]", permit)
-    assert "stays refused" in problem
-
-
-def test_a_translator_may_open_it() -> None:
-    """The address behind it is public."""
-    assert allowed("64:ff9b::808:808", more='[dns]\nnat64 = ["64:ff9b::/96"]\n') == []
-    assert len(allowed("64:ff9b::808:808")) == 1
-
-
-def test_a_closed_port_and_a_row_that_nobody_has_are_told_elsewhere_or_not_at_all() -> None:
-    (problem,) = allowed("db.internal", "[22]")
-    assert "allow[0].ports: 22 is closed to everyone" in problem
-    own = '[[client.allow]]\nreason = "a test"\nhosts = ["a.example"]\nports = [443]\n'
-    assert problems(MINIMAL + own + ALLOW.format(host="db.internal", ports="[443]")) == []

@@ -236,3 +236,65 @@ def test_where_an_allowlist_decides_half_a_denial_is_enough() -> None:
         "destinations.default_allow",
         "deny.half",
     ]
+
+
+# Rows of an allowlist that open nothing
+
+LOCKED: Final = "; nothing opens it, remove it"
+
+
+def vain(host: str, ports: str = "[443]", more: str = "") -> list[str]:
+    """What is said of a row of the allowlist that opens nothing."""
+    said = found(text(more=allow(host, ports=ports) + more))
+    return [str(each).removeprefix("main.toml: allow[1]: ") for each in said if each.id == "allow.vain"]
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("10.0.0.5", "(address_denied, by private network); write a [[permit]] for it, or remove it"),
+        ("fd00::5", "(address_denied, by unique local); write a [[permit]] for it, or remove it"),
+        ("169.254.169.254", f"(address_locked, by cloud metadata service){LOCKED}"),
+        (
+            "168.63.129.16",
+            "(address_locked, by platform services (Azure), a public address); nothing opens it, remove it",
+        ),
+        ("metadata.google.internal", "(name_locked, by cloud metadata service (Google)); nothing opens it, remove it"),
+        (
+            "*.metadata.google.internal",
+            "(name_locked, by cloud metadata service (Google)); nothing opens it, remove it",
+        ),
+        ("localhost", "(name_reserved, by loopback name); write a [[permit]] for it, or remove it"),
+        ("db.internal", "(name_reserved, by private-use name); write a [[permit]] for it, or remove it"),
+        ("*.home.arpa", "(name_reserved, by home network name); write a [[permit]] for it, or remove it"),
+    ],
+)
+def test_r6_the_allowlist_does_not_open_what_is_special(host: str, why: str) -> None:
+    assert vain(host) == [f"{host} stays refused {why}"]
+
+
+def test_r6_nor_where_a_row_of_the_denylist_has_it_too() -> None:
+    assert vain("localhost", more=deny("localhost", name="loopback")) == [
+        "localhost stays refused (name_denied, by loopback); write a [[permit]] for it, or remove it"
+    ]
+
+
+@pytest.mark.parametrize("host", ["8.8.8.8", "2606:4700::1", "*.example", "a.example", "internal.example"])
+def test_what_is_public_may_be_listed(host: str) -> None:
+    assert vain(host) == []
+
+
+def test_what_an_operator_denies_may_be_listed_all_the_same() -> None:
+    """It may be taken out of an allowlist that is included."""
+    assert vain("a.example", more=deny("a.example")) == []
+
+
+def test_what_a_permit_opens_on_one_port_may_be_listed() -> None:
+    assert vain("10.0.0.5", "[443, 8080]", permit("10.0.0.5", "10.0.0.5/32")) == []
+    assert len(vain("10.0.0.5", "[8080]", permit("10.0.0.5", "10.0.0.5/32"))) == 1
+
+
+def test_a_translator_may_open_it() -> None:
+    """The address behind it is public."""
+    assert vain("64:ff9b::808:808", more='[dns]\nnat64 = ["64:ff9b::/96"]\n') == []
+    assert len(vain("64:ff9b::808:808")) == 1
