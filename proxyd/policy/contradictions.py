@@ -17,13 +17,7 @@ from proxyd.policy.admin import doubtful as doubtful_admin
 from proxyd.policy.embedded import embedded_ipv4
 from proxyd.policy.listen import Inherited, Listen, UnixPath
 from proxyd.policy.snapshot import Own, Snapshot
-from proxyd.policy.special import (
-    SPECIAL_NETWORKS,
-    is_localhost,
-    locked_address,
-    metadata_name,
-    special_address,
-)
+from proxyd.policy.special import SPECIAL_NETWORKS, is_localhost, locked_address, metadata_name, special_address
 from proxyd.policy.verdict import STEP_OF, Allow, Deny, NeedAddresses, Reason, Step, decide
 
 if TYPE_CHECKING:
@@ -43,6 +37,7 @@ def contradictions(policy: Policy, name: str) -> Iterator[str]:
     yield from (f"{name}: {problem}" for problem in _whole(policy))
     yield from _repeated_rows(policy)
     yield from _vain_denies(policy)
+    yield from _translated_denies(policy)
     yield from _idle_allows(policy)
     if len({client.name for client in policy.client}) == len(policy.client):  # else it is not known whose a permit is
         yield from _vain_permits(policy)
@@ -71,6 +66,18 @@ def _doubtful_translators(policy: Policy) -> Iterator[str]:
         ends = (special_address(end) for end in (prefix.network, IPAddress(prefix.last, 6)))
         for row in [row for row in ends if row is not None and not row.what.startswith("NAT64")][:1]:
             yield f"dns.nat64[{index}]: {prefix} is no translator's: {row.what}; remove it"
+
+
+def _translated_denies(policy: Policy) -> Iterator[str]:
+    """A [[deny]] network that a translator empties: what lies behind it is judged by the IPv4 address alone."""
+    for row in policy.every_deny:
+        for index, network in enumerate(row.networks):
+            for prefix in policy.dns.nat64:
+                if network in prefix and network not in SPECIAL_NETWORKS:
+                    yield (
+                        f"{row.where}.networks[{index}]: {network} lies within the translator {prefix} (dns.nat64), "
+                        "whose addresses are judged by the IPv4 address inside; deny that, or remove the translator"
+                    )
 
 
 def _repeated_rows(policy: Policy) -> Iterator[str]:

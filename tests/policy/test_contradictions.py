@@ -385,3 +385,27 @@ def test_an_address_among_denied_hosts_is_an_error_as_names_resolve_to_it_too() 
         assert f'deny[0].hosts: "{host}" is an address' in problem
         assert "write it in networks" in problem
     assert problems(MINIMAL + row.format("*.example.com")) == []
+
+
+@pytest.mark.parametrize(
+    ("network", "prefix", "vain"),
+    [
+        ("2a00:1450::/36", "2a00:1450::/32", True),
+        ("2a00:1450::/32", "2a00:1450::/32", True),
+        ("64:ff9b::808:0/112", "64:ff9b::/96", True),
+        ("2a00:1451::/36", "2a00:1450::/32", False),
+        ("2a00:1400::/24", "2a00:1450::/32", False),
+        ("64:ff9b::/96", "64:ff9b::/96", False),
+    ],
+)
+def test_attack_2_8_a_network_behind_a_translator_is_denied_by_its_ipv4_address(
+    network: str, prefix: str, *, vain: bool
+) -> None:
+    """Else the row refuses nothing any more. The documented denylist has the well-known prefix, and keeps it."""
+    row = f'[[deny]]\nname = "x"\nreason = "x"\nnetworks = ["10.0.0.0/8", "{network}"]\n'
+    found = problems(MINIMAL + row + f'[dns]\nnat64 = ["{prefix}"]\n')
+    said = (
+        f"main.toml: deny[0].networks[1]: {network} lies within the translator {prefix} (dns.nat64), "
+        "whose addresses are judged by the IPv4 address inside; deny that, or remove the translator"
+    )
+    assert found == ([said] if vain else [])
