@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proxyd.cli.files import EX_CONFIG, read_policy_file, today
 from proxyd.cli.terminal import Ink, columns, refuse, say, say_json
+from proxyd.policy.compare import compare
 from proxyd.policy.diff import changes
 from proxyd.policy.load import PolicyError, load
-from proxyd.policy.reach import compare
 from proxyd.policy.snapshot import Own, Snapshot
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator
 
+    from proxyd.policy.compare import Change
     from proxyd.policy.model import Policy
-    from proxyd.policy.reach import Change
 
 SHOWN: Final = 6  # hosts or networks of one line; the rest is counted
 FAILS: Final = {"opens": (True,), "closes": (False,), "any": (True, False), "never": ()}
@@ -31,15 +31,21 @@ _WORDS: Final = {
     "names": "names",
     "answers": "names that lead to",
     "literals": "addresses",
+    "via": "names that lead through",
     "permits": "permitted host",
     "peers": "may be it:",
+    "tls_name": "names that TLS in a tunnel may have:",
+    "identity_headers": "to permitted hosts, headers",
 }
 _EPILOG: Final = """\
 example, for the check of a pull request:
   git show main:policy.toml > old.toml; proxyd diff --markdown old.toml policy.toml
 
---json: {"changes": [{"client", "opens", "kind", "hosts", "ports", "at", "special", "severity"}], "text"}, or
-{"problems"}
+--json: {"changes": [{"client", "opens", "kind", "hosts", "ports", "at", "special", "was", "severity"}], "text"},
+or {"problems"}
+
+was: the client that these peers were before, where it is another. Limits, egress, the parent and where names are looked
+up are no part of it: they stand in the words of the files.
 
 exit status: 0 no such change as --fail-on says, 1 there is one, 78 a policy is bad
 """
@@ -112,7 +118,7 @@ def _show(found: list[Change], words: list[str]) -> None:
 
 
 def _cells(change: Change) -> tuple[str, ...]:
-    return f"{change.severity:6}", change.client, f"{'opens' if change.opens else 'closes':6}", told(change)
+    return f"{change.severity:6}", whose(change), f"{'opens' if change.opens else 'closes':6}", told(change)
 
 
 def _markdown(found: list[Change], words: list[str]) -> Iterator[str]:
@@ -122,11 +128,16 @@ def _markdown(found: list[Change], words: list[str]) -> Iterator[str]:
         yield "Nobody reaches more or less than before."
     for each in found:
         way = "**opens**" if each.opens else "closes"
-        yield f"| {each.severity} | {each.client} | {way} | {told(each).replace('|', chr(92) + '|')} |"
+        yield f"| {each.severity} | {whose(each)} | {way} | {told(each).replace('|', chr(92) + '|')} |"
     if words:
         yield from ("", "<details><summary>in the words of the files</summary>", "")
         yield from (f"- `{word.replace('`', '')}`" for word in words)
         yield from ("", "</details>")
+
+
+def whose(change: Change) -> str:
+    """The client, and who its peers were before if that was another."""
+    return f"{change.client} (was {change.was})" if change.was else change.client
 
 
 def told(change: Change) -> str:

@@ -5,15 +5,17 @@ Only to an operator is it told what would allow a denied request, and what else 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from proxyd.cli.diff import spelt, told
+from proxyd.cli.diff import spelt, told, whose
 from proxyd.cli.terminal import Ink, say, say_json
 from proxyd.policy.address import BadTarget, parse_url
-from proxyd.policy.reach import compare
+from proxyd.policy.compare import compare
+from proxyd.policy.contradictions import enforced
 from proxyd.policy.remedy import remedy
+from proxyd.policy.special import is_localhost
 from proxyd.policy.verdict import STEP_OF, Allow, Deny, NeedAddresses, Reason, Step, decide
 from proxyd.policy.written import line_of
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from proxyd.policy.address import Destination, Resolution
     from proxyd.policy.client import Client
-    from proxyd.policy.reach import Change
+    from proxyd.policy.compare import Change
     from proxyd.policy.snapshot import Snapshot
 
     Verdict = Allow | Deny | NeedAddresses
@@ -114,10 +116,11 @@ def judged(url: str, client: Client, snapshot: Snapshot, found: Resolution | Non
             verdict="deny",
             reason=refused.reason,
             rule=Rule(refused.rule),
-            steps=tuple(_steps(refused, {Step.CLIENT: client.name})),
+            steps=tuple(_steps(refused, {Step.CLIENT: client.name}, missed=False)),
         )
     verdict = decide(destination, client, snapshot, found)
-    steps = tuple(_steps(verdict, _looked_at(destination, client, snapshot, verdict)))
+    looked_at = _looked_at(destination, client, snapshot, verdict)
+    steps = tuple(_steps(verdict, looked_at, missed=_missed(destination, client, snapshot, verdict)))
     if isinstance(verdict, NeedAddresses):
         return Judgement(verdict="undecided", steps=steps)
     rule = _rule(verdict.rule, client, snapshot)
@@ -163,7 +166,7 @@ def _help_in_words(judgement: Judgement) -> Iterator[str]:
         yield f"to allow it, and if that is meant, add{f', below [[client]] {beneath}' if beneath else ''}:"
         yield from (f"  {line}" for line in judgement.remedy.toml.splitlines())
         for change in judgement.remedy.changes:
-            yield f"which {'opens' if change.opens else 'closes'}, for {change.client}: {told(change)}"
+            yield f"which {'opens' if change.opens else 'closes'}, for {whose(change)}: {told(change)}"
 
 
 def _help(
@@ -173,7 +176,8 @@ def _help(
     help_ = remedy(destination, client, snapshot, found, deny)
     if help_ is not None:
         return Help(help_.toml, help_.beneath, tuple(compare(snapshot, help_.snapshot))), None
-    known = found is not None or destination.address is not None or deny.reason is Reason.NAME_LOCKED
+    without_dns = destination.address is not None or is_localhost(destination.host)
+    known = found is not None or without_dns or deny.reason is Reason.NAME_LOCKED
     return None, "nothing opens it" if known else "what would allow it depends on its addresses; give --address IP"
 
 
@@ -209,14 +213,21 @@ def _looked_at(destination: Destination, client: Client, snapshot: Snapshot, ver
     }
 
 
-def _steps(verdict: Verdict, looked_at: dict[Step, str]) -> Iterator[Taken]:
-    """Each step that was taken, and what it looked at."""
+def _missed(destination: Destination, client: Client, snapshot: Snapshot, verdict: Verdict) -> bool:
+    """Whether report mode lets through what the allowlist misses."""
+    if isinstance(verdict, NeedAddresses):
+        enforcing = replace(snapshot, policy=enforced(snapshot.policy))
+        return isinstance(decide(destination, client, enforcing), Deny)
+    return isinstance(verdict, Allow) and verdict.would is not None
+
+
+def _steps(verdict: Verdict, looked_at: dict[Step, str], *, missed: bool) -> Iterator[Taken]:
+    """Each step that was taken, and what it looked at; missed: whether the allowlist was."""
     last = _last_step(verdict)
     for step in Step:
         if step is last:
             break
-        missed = isinstance(verdict, Allow) and verdict.would is not None and STEP_OF[verdict.would.reason] is step
-        yield Taken(step, "missed" if missed else "passed", looked_at[step])
+        yield Taken(step, "missed" if missed and step is Step.ALLOWLIST else "passed", looked_at[step])
     if isinstance(verdict, Deny):
         culprit = verdict.address if verdict.address is not None else verdict.name
         yield Taken(STEP_OF[verdict.reason], "refused", str(culprit or verdict.rule))
@@ -235,8 +246,8 @@ def _conditions(verdict: Allow, client: Client, snapshot: Snapshot) -> Iterator[
     """What else holds for a request that is let through: it is no part of the verdict."""
     if snapshot.rules(client).destinations.holds_to_tls_name(verdict.destination.port):
         yield f"in a tunnel, TLS must name {verdict.destination.host} (tls_name)"
-    for whose, limits in ((f"client {client.name}", client.limits), ("all clients", snapshot.policy.limits)):
-        yield from (f"{name} of {whose}: {value}" for name, value in limits.in_words())
+    for owner, limits in ((f"client {client.name}", client.limits), ("all clients", snapshot.policy.limits)):
+        yield from (f"{name} of {owner}: {value}" for name, value in limits.in_words())
     for name, value in client.egress.in_words():
         yield f"it leaves by {name} {value}"
     if snapshot.policy.parent is not None:

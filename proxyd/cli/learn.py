@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from proxyd.audit.reader import Reading, records, with_rotated
-from proxyd.cli.diff import spelt, told
+from proxyd.cli.diff import spelt, told, whose
 from proxyd.cli.files import EX_CONFIG, EX_NOINPUT, EX_USAGE, complain, read_policy_file, today
 from proxyd.cli.progress import Progress
 from proxyd.cli.terminal import refuse, say, say_json
 from proxyd.policy.address import BadTarget, bracketed, parse_address, parse_authority, parse_host
+from proxyd.policy.compare import compare
 from proxyd.policy.contradictions import enforced
 from proxyd.policy.learn import Wish, learn
 from proxyd.policy.load import PolicyError, load
-from proxyd.policy.reach import compare
 from proxyd.policy.snapshot import Own, Snapshot
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from proxyd.audit.reader import Entry
     from proxyd.policy.address import Destination
+    from proxyd.policy.compare import Change
     from proxyd.policy.learn import Lesson
     from proxyd.policy.model import Policy
-    from proxyd.policy.reach import Change
     from proxyd.policy.rows import AllowRow
 
 MOST: Final = 10_000
@@ -172,7 +172,7 @@ def _tell(lesson: Lesson, opened: list[Change], reading: Reading) -> None:
 def _remarks(lesson: Lesson, opened: list[Change], reading: Reading) -> Iterator[str]:
     """What it opens, what is left out, and what could not be read."""
     for change in opened:
-        yield f"{'opens' if change.opens else 'closes'}, for {change.client}: {told(change)}"
+        yield f"{'opens' if change.opens else 'closes'}, for {whose(change)}: {told(change)}"
     for left in lesson.left_out:
         yield f"left out, for {left.wish.client}: {left.wish.destination}, {left.wish.times} times: {left.why}"
     yield from reading.broken

@@ -21,10 +21,13 @@ lint       what its author may not have meant
 lint_rows  the same of its rows
 written    the line on which a row is written
 diff       what is different between two policies, in the words of the file
+places     addresses, cut where policies can tell them apart, and what IPv6 addresses carry
 atoms      names, ports and addresses, cut where policies can tell them apart
 learn      what an allowlist would need for what was asked for
 remedy     the smallest change that would allow what is denied
-reach      what clients reach, and what a change opens or closes
+reach      what clients reach
+peers      who is which client before and after a change
+compare    what a change opens or closes, for whom
 snapshot   a policy on one day and one host, compiled for lookup
 limits     token buckets and counts
 schema     the policy file's JSON Schema, from the same model

@@ -1,24 +1,31 @@
-"""Names, ports and addresses, cut at every boundary that some policies and the built-in tables know.
+"""Names, ports and addresses, cut at every boundary that some policies and the built-in tables know, and put together
+again where nothing tells them apart.
 
-Within an atom `decide` cannot tell one from another: to ask about one of them is to ask about all. Not cut are
-addresses that carry another one: those under a declared translator, and ISATAP.
+Within an atom `decide` cannot tell one from another: to ask about one of them is to ask about all.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, pairwise
-from typing import TYPE_CHECKING, Final, Literal
-
-from netaddr import IPAddress, IPNetwork, iprange_to_cidrs
+from itertools import chain, count, pairwise
+from typing import TYPE_CHECKING, Final
 
 from proxyd.policy.address import MAX_PORT, bracketed, parse_host
-from proxyd.policy.special import BAD_PORTS, LOCALHOST_ADDRESSES, SPECIAL_NAMES, SPECIAL_NETWORKS, special_address
+from proxyd.policy.names import NameTable
+from proxyd.policy.places import Ground, in_words
+from proxyd.policy.rows import holds
+from proxyd.policy.special import BAD_PORTS, SPECIAL_NAMES, is_localhost, metadata_name, reserved_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Hashable, Iterable, Iterator
 
-    from proxyd.policy.rows import AllowRow, DenyRow, PermitRow
+    from netaddr import IPAddress
+
+    from proxyd.policy.model import Policy
+    from proxyd.policy.places import Place
+    from proxyd.policy.rows import AllowRow, DenyRow
     from proxyd.policy.snapshot import Snapshot
 
 OTHER: Final = "every other name"
@@ -27,64 +34,97 @@ OTHER: Final = "every other name"
 OTHER_LABEL: Final = "every other name without a dot"
 """… and those of a single label."""
 
-_BEYOND: Final = {4: 1 << 32, 6: 1 << 128}
+_BAD_SPANS: Final = tuple(range(port, port + 1) for port in sorted(BAD_PORTS))
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """An atom of names: what they are called, and one of them."""
+
+    labels: tuple[str, ...]
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """An atom of ports. own: whether it makes a difference to addresses; a parent or proxyd itself has one of them."""
+
+    spans: tuple[range, ...]
+    own: tuple[bool, ...]
+
+    @property
+    def port(self) -> int:
+        """One of them."""
+        return self.spans[0].start
 
 
 class Atoms:
     """Those of some snapshots of policies."""
 
     def __init__(self, snapshots: Iterable[Snapshot]) -> None:
-        self._denies: list[DenyRow] = []
-        self._allows: list[AllowRow] = []
-        self._permits: list[PermitRow] = []
         self._snapshots = tuple(snapshots)
-        for policy in (snapshot.policy for snapshot in self._snapshots):
-            self._denies += policy.every_deny
-            self._allows += policy.every_allow
-            self._permits += policy.every_permit
+        self._policies = [snapshot.policy for snapshot in self._snapshots]
+        self._permits = [row for policy in self._policies for row in policy.every_permit]
 
     @cached_property
-    def names(self) -> tuple[tuple[str, str], ...]:
-        """What each atom of names is called, and one name of it."""
+    def names(self) -> tuple[Names, ...]:
+        """Each atom of names."""
         known = sorted({pattern.removeprefix("*.") for pattern in self._patterns if _literal(pattern) is None})
-        exact = [(name, name) for name in known]
-        below = [(f"*.{name}", f"{_fresh_below(name, known)}.{name}") for name in known]
-        label = _fresh_below("", known)
-        return (*exact, *below, (OTHER, f"{label}.{label}"), (OTHER_LABEL, label))
+        fresh = _Fresh(known)
+        label = fresh.below("")
+        every = [(name, name) for name in known]
+        every += [(f"*.{name}", f"{fresh.below(name)}.{name}") for name in known]
+        every += [(OTHER, f"{label}.{label}"), (OTHER_LABEL, label)]
+        alike: dict[Hashable, list[tuple[str, str]]] = defaultdict(list)
+        for each in every:
+            alike[self._said_of_name(each[1])].append(each)
+        return tuple(Names(tuple(label for label, _ in some), some[0][1]) for some in alike.values())
 
     @cached_property
-    def ports(self) -> tuple[range, ...]:
+    def ports(self) -> tuple[Ports, ...]:
         """Each atom of ports."""
-        spans = [range(port, port + 1) for port in BAD_PORTS]
-        spans += chain.from_iterable(row.ports for row in self._allows)
-        spans += chain.from_iterable(row.ports for row in self._permits)
-        for snapshot in self._snapshots:
-            spans += snapshot.policy.destinations.ports
-            spans += chain.from_iterable(client.destinations.ports or () for client in snapshot.policy.client)
-            spans += [range(port, port + 1) for port in snapshot.own.ports]
-        edges = {1, MAX_PORT + 1, *(edge for span in spans for edge in (span.start, span.stop))}
-        return tuple(range(start, stop) for start, stop in pairwise(sorted(edges)))
+        edges = {1, MAX_PORT + 1}
+        for span in chain(_BAD_SPANS, self._own_ports, *self._lists_of_ports):
+            edges |= {span.start, span.stop}
+        alike: dict[tuple[bool, ...], list[range]] = defaultdict(list)
+        for start, stop in pairwise(sorted(edges)):
+            alike[tuple(self._said_of_port(start))].append(range(start, stop))
+        own = len(self._own_ports)
+        return tuple(Ports(tuple(spans), said[:own]) for said, spans in alike.items())
 
     @cached_property
-    def addresses(self) -> tuple[tuple[IPAddress, IPAddress], ...]:
-        """The first and the last of each atom of addresses."""
-        return (*self._spans(4), *self._spans(6))
+    def addresses(self) -> tuple[Place, ...]:
+        """Each atom of addresses."""
+        permitted = {row.host for row in self._permits}
+        found = {host: _literal(host) for host in self._patterns}
+        literals = {
+            address: (self._said_of_name(host), host if host in permitted else None)
+            for host, address in found.items()
+            if address is not None
+        }
+        return Ground(self._snapshots, literals).places
 
     @cached_property
-    def permitted(self) -> frozenset[tuple[str, int]]:
+    def permitted(self) -> tuple[tuple[str, int], ...]:
         """Names, and atoms of ports, of which a permit speaks. A permitted address is no name."""
-        return frozenset(
-            (row.host, port)
+        found = {
+            (row.host, number)
             for row in self._permits
             if _literal(row.host) is None
-            for port, span in enumerate(self.ports)
-            if any(span.start in each for each in row.ports)
-        )
+            for number, ports in enumerate(self.ports)
+            if holds(row.ports, ports.port)
+        }
+        return tuple(sorted(found))
+
+    def names_in_words(self, names: Iterable[int]) -> tuple[str, ...]:
+        """All that they are called."""
+        return tuple(sorted(label for name in names for label in self.names[name].labels))
 
     def ports_in_words(self, ports: Iterable[int]) -> tuple[str, ...]:
         """As few spans of ports as will do."""
         spans: list[range] = []
-        for span in (self.ports[port] for port in sorted(ports)):
+        every = (span for port in ports for span in self.ports[port].spans)
+        for span in sorted(every, key=lambda span: span.start):
             if spans and spans[-1].stop == span.start:
                 spans[-1] = range(spans[-1].start, span.stop)
             else:
@@ -93,45 +133,67 @@ class Atoms:
 
     def networks_in_words(self, addresses: Iterable[int]) -> tuple[str, ...]:
         """As few networks as will do."""
-        spans: list[tuple[IPAddress, IPAddress]] = []
-        for first, last in (self.addresses[address] for address in sorted(addresses)):
-            if spans and spans[-1][1].version == first.version and int(spans[-1][1]) + 1 == int(first):
-                spans[-1] = (spans[-1][0], last)
-            else:
-                spans.append((first, last))
-        return tuple(str(network) for span in spans for network in iprange_to_cidrs(*span))
+        return in_words(span for address in addresses for span in self.addresses[address].spans)
 
     def are_special(self, addresses: Iterable[int]) -> bool:
         """Whether special-purpose addresses are among them."""
-        return any(special_address(self.addresses[address][0]) is not None for address in addresses)
+        return any(self.addresses[address].special for address in addresses)
 
-    def _spans(self, version: Literal[4, 6]) -> Iterator[tuple[IPAddress, IPAddress]]:
-        edges = {0, _BEYOND[version]}
-        for network in self._networks:
-            if network.version == version:
-                edges |= {network.first, network.last + 1}
-        for first, stop in pairwise(sorted(edges)):
-            yield IPAddress(first, version), IPAddress(stop - 1, version)
+    def _said_of_name(self, name: str) -> Hashable:
+        """All that `decide` could ask of a name, but for permits: who denies it, and who lists it on which ports."""
+        rows = frozenset(self._denied.matches(name)), frozenset(self._listed.matches(name))
+        return (*rows, metadata_name(name) is None, reserved_name(name) is None, is_localhost(name))
+
+    def _said_of_port(self, port: int) -> Iterator[bool]:
+        """All that `decide` could ask of a port; first of all whether it is proxyd's own."""
+        yield from (port in each for each in self._own_ports)
+        yield port in BAD_PORTS
+        yield from (holds(spans, port) for spans in self._lists_of_ports)
 
     @cached_property
-    def _networks(self) -> tuple[IPNetwork, ...]:
-        """Every network, and every address that stands among the hosts."""
-        known = [*SPECIAL_NETWORKS, *map(IPNetwork, LOCALHOST_ADDRESSES)]
-        known += chain.from_iterable(row.networks for row in self._denies)
-        known += chain.from_iterable(row.networks for row in self._permits)
-        for snapshot in self._snapshots:
-            known += (*snapshot.policy.dns.nat64, *snapshot.policy.dns.dangerously_allow_fake_ip)
-            known += snapshot.own.addresses
-            if snapshot.policy.parent is not None:
-                known.append(IPNetwork(snapshot.policy.parent.address.address))
-        known += (IPNetwork(address) for address in map(_literal, self._patterns) if address is not None)
-        return tuple(known)
+    def _own_ports(self) -> tuple[range, ...]:
+        """Those at which addresses are refused that are not refused at others."""
+        own = set(chain.from_iterable(snapshot.own.ports for snapshot in self._snapshots))
+        own |= {policy.parent.address.port for policy in self._policies if policy.parent is not None}
+        return tuple(range(port, port + 1) for port in sorted(own))
+
+    @cached_property
+    def _lists_of_ports(self) -> tuple[tuple[range, ...], ...]:
+        lists = [row.ports for policy in self._policies for row in policy.every_allow]
+        lists += [row.ports for row in self._permits]
+        for policy in self._policies:
+            lists.append(policy.destinations.ports)
+            lists += [client.destinations.ports or () for client in policy.client]
+        return tuple(dict.fromkeys(lists))
+
+    @cached_property
+    def _denied(self) -> NameTable[int]:
+        rows = enumerate(rows for policy in self._policies for rows in _denies(policy))
+        return NameTable((host, whose) for whose, some in rows for row in some for host in row.hosts)
+
+    @cached_property
+    def _listed(self) -> NameTable[tuple[int, tuple[range, ...]]]:
+        rows = enumerate(rows for policy in self._policies for rows in _allows(policy))
+        return NameTable((host, (whose, row.ports)) for whose, some in rows for row in some for host in row.hosts)
 
     @cached_property
     def _patterns(self) -> frozenset[str]:
         """Every host, and every pattern of hosts."""
-        denied, allowed = (row.hosts for row in self._denies), (row.hosts for row in self._allows)
-        return frozenset((*SPECIAL_NAMES, *chain(*denied, *allowed), *(row.host for row in self._permits)))
+        found = {*SPECIAL_NAMES, *(row.host for row in self._permits)}
+        for policy in self._policies:
+            found.update(*(row.hosts for row in policy.every_deny), *(row.hosts for row in policy.every_allow))
+        return frozenset(found)
+
+
+def _denies(policy: Policy) -> Iterator[tuple[DenyRow, ...]]:
+    """The rows of each owner: the policy's, and each client's."""
+    yield policy.deny
+    yield from (client.deny for client in policy.client)
+
+
+def _allows(policy: Policy) -> Iterator[tuple[AllowRow, ...]]:
+    yield policy.allow
+    yield from (client.allow for client in policy.client)
 
 
 def _literal(pattern: str) -> IPAddress | None:
@@ -139,8 +201,18 @@ def _literal(pattern: str) -> IPAddress | None:
     return None if pattern.startswith("*.") else parse_host(bracketed(pattern))[1]
 
 
-def _fresh_below(name: str, known: Iterable[str]) -> str:
-    """A label that makes a name which nobody knows: below `name`, or at the top."""
-    suffix = f".{name}" if name else ""
-    taken = {each.removesuffix(suffix).rpartition(".")[2] for each in known if each.endswith(suffix)}
-    return next(label for number in range(len(taken) + 1) if (label := f"x{number}") not in taken)
+class _Fresh:
+    """Labels that make a name which nobody knows."""
+
+    def __init__(self, known: Iterable[str]) -> None:
+        self._taken: dict[str, set[str]] = defaultdict(set)
+        for name in known:
+            below = name
+            while below:
+                label, _, below = below.partition(".")
+                self._taken[below].add(label)
+
+    def below(self, name: str) -> str:
+        """One below `name`, or at the top."""
+        taken = self._taken.get(name, set())
+        return next(label for number in count() if (label := f"x{number}") not in taken)

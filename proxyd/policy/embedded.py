@@ -5,12 +5,13 @@ Each form is a fact from an RFC; whether such an address may be reached is not d
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from netaddr import IPAddress, IPNetwork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 RFC6052_LENGTHS = (32, 40, 48, 56, 64, 96)
 """The prefix lengths at which a NAT64 translator may put an IPv4 address (RFC 6052 §2.2)."""
@@ -86,3 +87,71 @@ def translated(address: IPAddress, translators: tuple[IPNetwork, ...]) -> IPAddr
         if address in prefix:
             return IPAddress(rfc6052(int(address), prefix.prefixlen), 4)
     return address
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where the addresses of a network have room for an IPv4 address: the inverse of what is read above.
+
+    pieces: each as (its lowest bit in the address, its lowest bit in the IPv4 address, how many bits). flipped: whether
+    its bits are. marked: what else must stand in the address, as (mask, bits).
+    """
+
+    network: IPNetwork
+    pieces: tuple[tuple[int, int, int], ...] = ((0, 0, 32),)
+    flipped: bool = False
+    marked: tuple[int, int] = (0, 0)
+
+    def put(self, ipv4: int, into: int) -> int:
+        """The address with `ipv4` in this place."""
+        bits = ipv4 ^ _MASK_32 if self.flipped else ipv4
+        for low, ipv4_low, width in self.pieces:
+            mask = (1 << width) - 1
+            into = into & ~(mask << low) | (bits >> ipv4_low & mask) << low
+        return into & ~self.marked[0] | self.marked[1]
+
+    def room(self, block: IPNetwork) -> tuple[int, int] | None:
+        """The first and the last IPv4 address that the addresses of `block` can have here; None if they have no
+        such place.
+
+        The bits of an IPv4 address stand in their order, so that those which the block leaves open are its last.
+        """
+        first, last = (self._get(value) for value in (block.first, block.last))
+        fixed = ~(block.last - block.first)
+        fits = block.first & fixed & self.marked[0] == self.marked[1] & fixed
+        return (min(first, last), max(first, last)) if fits else None
+
+    def _get(self, value: int) -> int:
+        pieces = (((value >> low) & (1 << width) - 1) << ipv4_low for low, ipv4_low, width in self.pieces)
+        return sum(pieces) ^ (_MASK_32 if self.flipped else 0)
+
+
+def _rfc6052_slot(network: IPNetwork, length: int) -> Slot:
+    """The place behind a prefix of `length` bits, bits 64-71 left out (RFC 6052 §2.2)."""
+    if length == 96:  # noqa: PLR2004 - as above
+        return Slot(network)
+    above = max(64 - length, 0)  # how many of its bits stand before the octet that is skipped
+    low = 24 + above
+    pieces = ((64, 32 - above, above), (low, 0, 32 - above))
+    return Slot(network, tuple(piece for piece in pieces if piece[2]))
+
+
+ISATAP_SLOT: Final = Slot(IPNetwork("::/0"), marked=(_MASK_32 << 32, _ISATAP << 32))
+"""ISATAP, under any prefix."""
+
+_SLOTS: Final = (
+    *(Slot(IPNetwork(prefix)) for prefix in ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")),
+    *(_rfc6052_slot(IPNetwork("64:ff9b:1::/48"), length) for length in (48, 56, 64, 96)),
+    Slot(IPNetwork("2002::/16"), ((80, 0, 32),)),
+    Slot(IPNetwork("2001::/32"), ((64, 0, 32),)),
+    Slot(IPNetwork("2001::/32"), flipped=True),
+)
+
+
+def slots(first: int, last: int, translators: Iterable[IPNetwork]) -> tuple[Slot, ...]:
+    """The places of the carriers and of the declared translators that hold these addresses; ISATAP's is not among them.
+
+    first, last: of IPv6 addresses, all inside or all outside of each of them.
+    """
+    known = (*_SLOTS, *(_rfc6052_slot(prefix, prefix.prefixlen) for prefix in translators))
+    return tuple(slot for slot in known if slot.network.first <= first and last <= slot.network.last)

@@ -94,6 +94,50 @@ def test_a_change_that_opens_nothing_passes_and_is_told(compare: Compare) -> Non
     )
 
 
+NARROW = """\
+[[client]]
+name = "narrow"
+networks = ["127.0.0.1/32"]
+[[client.allow]]
+hosts = ["only.example"]
+ports = [443]
+reason = "strict"
+"""
+
+
+def test_r8_who_becomes_another_client_is_told_with_who_he_was(compare: Compare) -> None:
+    old = BASE.replace("[[client]]", NARROW + "[[client]]", 1)
+    status, said = compare(old, BASE)
+    assert (status, said.splitlines()[:2]) == (
+        1,
+        [
+            "medium  agent (was narrow)  opens   names api.example.com, port 443",
+            "low     agent (was narrow)  closes  names only.example, port 443",
+        ],
+    )
+    _, said = compare(old, BASE, "--markdown")
+    assert "| medium | agent (was narrow) | **opens** | names api.example.com, port 443 |" in said
+    changes = json.loads(compare(old, BASE, "--json")[1])["changes"]
+    assert {(each["client"], each["was"]) for each in changes} == {("agent", "narrow")}
+
+
+def test_attack_4_2_a_tls_name_that_is_no_longer_held_to_fails_the_check(compare: Compare) -> None:
+    status, said = compare(BASE, BASE.replace('default = "deny"', 'default = "deny"\ntls_name = "off"'))
+    assert (status, said.splitlines()[0]) == (
+        1,
+        "medium  agent  opens   names that TLS in a tunnel may have: any, port 443",
+    )
+
+
+def test_headers_and_names_to_lead_through_are_told_as_what_they_are(compare: Compare) -> None:
+    old = BASE.replace('default = "deny"', 'default = "deny"\nidentity_headers = ["X-Team"]') + NAS
+    row = '[[deny]]\nname = "x"\nreason = "y"\nhosts = ["bad.example"]\n'
+    assert compare(old + row, BASE + NAS)[1].splitlines()[:2] == [
+        "medium  agent  opens   names that lead through bad.example",
+        "medium  agent  opens   to permitted hosts, headers x-team",
+    ]
+
+
 def test_a_comment_on_a_pull_request_is_a_table(compare: Compare) -> None:
     status, said = compare(BASE, BASE + NAS, "--markdown")
     assert status == 1

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from proxyd.cli import judgement, main
 from proxyd.cli.judgement import Judgement, tell
+from proxyd.policy import reach
+from proxyd.policy.verdict import decide
 from tests.cli.looking_on import look_on
 
 if TYPE_CHECKING:
@@ -291,6 +293,18 @@ def test_report_mode_shows_what_was_missed_and_what_enforcing_would_say(explain:
     ]
 
 
+def test_report_mode_shows_what_is_missed_before_its_addresses_are_known(explain: Explain) -> None:
+    """R10: and what is listed, or permitted, is passed."""
+    report = POLICY.replace('"enforce"', '"report"')
+    assert explain("https://example.org/", policy=report).words == [
+        *passed(4),
+        ("missed", "allowlist"),
+        ("open", "addresses"),
+    ]
+    for url in ("https://example.com/", "https://ui.example/"):
+        assert explain(url, policy=report + UI).words == [*passed(5), ("open", "addresses")]
+
+
 def test_report_mode_missed_nothing_where_the_allowlist_has_it(explain: Explain) -> None:
     said = explain("https://example.com/", "--address", "1.1.1.1", policy=POLICY.replace('"enforce"', '"report"'))
     assert (said.status, said.words, said.verdict) == (
@@ -347,7 +361,10 @@ def test_what_would_allow_it_is_said_as_toml_with_what_else_that_opens(explain: 
 
 
 def test_r12_what_is_locked_is_never_opened_by_a_hint(explain: Explain) -> None:
-    for url in ("http://169.254.169.254/", "http://metadata.google.internal/", "http://127.0.0.1:3128/"):
+    for url in (
+        *("http://169.254.169.254/", "http://metadata.google.internal/", "http://127.0.0.1:3128/"),
+        "http://localhost:3128/",  # whose addresses are known
+    ):
         assert explain(url).help == ["nothing opens it"]
 
 
@@ -379,3 +396,20 @@ def test_on_a_terminal_verdicts_and_steps_have_colours(
     assert lines[0] == "\x1b[32m  passed  \x1b[0m client     agent"
     assert lines[3] == "\x1b[31m  refused \x1b[0m name       evil.example"
     assert lines[4].startswith("\x1b[31mdeny\x1b[0m: name_denied, by evil")
+
+
+def test_a_blocklist_of_thousands_of_hosts_is_no_reason_to_wait(
+    explain: Explain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the row would open is asked of one name for all that one row denies."""
+    asked = []
+
+    def counted(*question: Any) -> Any:  # noqa: ANN401 - as `decide` has it
+        asked.append(question)
+        return decide(*question)
+
+    monkeypatch.setattr(reach, "decide", counted)
+    hosts = ",\n".join(f'"h{number}.example"' for number in range(3000))
+    said = explain("http://10.0.0.1/", policy=POLICY.replace('"evil.example"', f'"evil.example",\n{hosts}'))
+    assert said.help[-1] == "which opens, for agent: addresses 10.0.0.1/32, port 80 (special-purpose)"
+    assert len(asked) < 3000

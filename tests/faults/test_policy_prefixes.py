@@ -18,9 +18,9 @@ import pytest
 from netaddr import IPAddress
 
 from proxyd.policy.address import Resolution, parse_url
+from proxyd.policy.compare import compare
 from proxyd.policy.load import PolicyError, load
 from proxyd.policy.password import SALT_OCTETS, BadHash, new_hash, parse_hash
-from proxyd.policy.reach import compare
 from proxyd.policy.snapshot import Snapshot
 from proxyd.policy.verdict import Allow, decide
 from tests.adversarial.corpus_addresses import edges

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from netaddr import IPAddress, IPNetwork
 
-from proxyd.policy.embedded import RFC6052_LENGTHS, embedded_ipv4, is_isatap, rfc6052, translated
+from proxyd.policy.embedded import (
+    ISATAP_SLOT,
+    RFC6052_LENGTHS,
+    embedded_ipv4,
+    is_isatap,
+    rfc6052,
+    slots,
+    translated,
+)
 
 ipv4s = st.integers(0, 2**32 - 1)
 OCTETS = {32: (4, 5, 6, 7), 40: (5, 6, 7, 9), 48: (6, 7, 9, 10), 56: (7, 9, 10, 11), 64: (9, 10, 11, 12)} | {
@@ -186,3 +194,63 @@ def test_an_address_outside_every_translator_is_itself(address: str) -> None:
     asked = IPAddress(address)
     assert translated(asked, (IPNetwork("64:ff9b::/96"),)) is asked
     assert translated(asked, ()) is asked
+
+
+@given(ipv4=st.integers(1, 2**32 - 1), rest=st.integers(0, 2**128 - 1), number=st.integers(0, 10))
+def test_what_is_put_into_a_slot_is_carried(ipv4: int, rest: int, number: int) -> None:
+    """The inverse of what is read: of each form."""
+    every = [slot for each in _carriers() for slot in slots(each.first, each.last, ())]
+    slot = every[number]
+    address = slot.network.first | slot.put(ipv4, rest) & (slot.network.last - slot.network.first)
+    assert IPAddress(ipv4, 4) in (*embedded_ipv4(IPAddress(address, 6)), IPAddress(1, 4))
+    assert len(every) == 11
+
+
+def _carriers() -> list[IPNetwork]:
+    texts = "::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32"
+    return [IPNetwork(each) for each in texts]
+
+
+@pytest.mark.parametrize("length", RFC6052_LENGTHS)
+@given(ipv4=ipv4s, rest=st.integers(0, 2**128 - 1))
+def test_attack_2_8_what_is_put_behind_a_translator_is_read_there(length: int, ipv4: int, rest: int) -> None:
+    prefix = IPNetwork(f"2a00:1450::/{length}")
+    (slot,) = slots(prefix.first, prefix.last, (prefix, IPNetwork("2a01::/32")))
+    address = prefix.first | slot.put(ipv4, rest) & (prefix.last - prefix.first)
+    assert translated(IPAddress(address, 6), (prefix,)) == IPAddress(ipv4, 4)
+
+
+@given(ipv4=ipv4s, rest=st.integers(0, 2**128 - 1))
+def test_attack_2_11_what_is_put_into_isataps_slot_is_isatap(ipv4: int, rest: int) -> None:
+    address = IPAddress(ISATAP_SLOT.put(ipv4, rest), 6)
+    assert is_isatap(address)
+    assert IPAddress(ipv4, 4) in (*embedded_ipv4(address), IPAddress(0, 4), IPAddress(1, 4))
+
+
+@pytest.mark.parametrize(
+    ("block", "network", "room"),
+    [
+        ("2002::/16", "2002::/16", [("0.0.0.0", "255.255.255.255")]),
+        ("2002:808::/32", "2002::/16", [("8.8.0.0", "8.8.255.255")]),
+        ("2002:808:808:1::/64", "2002::/16", [("8.8.8.8", "8.8.8.8")]),
+        (
+            *("2001:0:808::/48", "2001::/32"),
+            [("8.8.0.0", "8.8.255.255"), ("0.0.0.0", "255.255.255.255")],
+        ),
+        ("2001::f7f7:0/112", "2001::/32", [("0.0.0.0", "0.0.0.0"), ("8.8.0.0", "8.8.255.255")]),
+    ],
+)
+def test_the_room_of_a_block_is_what_its_fixed_bits_leave(
+    block: str, network: str, room: list[tuple[str, str]]
+) -> None:
+    within, whole = IPNetwork(block), IPNetwork(network)
+    found = [slot.room(within) for slot in slots(whole.first, whole.last, ())]
+    assert found == [(int(IPAddress(first)), int(IPAddress(last))) for first, last in room]
+
+
+@pytest.mark.parametrize(
+    ("block", "fits"),
+    [("2606::/32", True), ("2606::5efe:0:0/96", True), ("2606::5eff:0:0/96", False), ("2606::/96", False)],
+)
+def test_attack_2_11_a_block_has_room_for_isatap_if_it_may_bear_its_mark(block: str, *, fits: bool) -> None:
+    assert (ISATAP_SLOT.room(IPNetwork(block)) is not None) is fits

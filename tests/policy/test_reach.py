@@ -1,21 +1,20 @@
-"""What a change opens and closes: exactly where `decide` says otherwise than before, for any destination (R8)."""
+"""What is reached: exactly what `decide` allows, for any destination (R8)."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxyd.policy.address import Destination, Resolution
 from proxyd.policy.atoms import OTHER, OTHER_LABEL, Atoms
-from proxyd.policy.client import Client, Credential, OwnDestinations
-from proxyd.policy.reach import Answer, Change, Literal, Name, Permitted, Reached, compare, reach
+from proxyd.policy.client import OwnDestinations
+from proxyd.policy.reach import Answer, Literal, Name, Permitted, Reached, Via, reach
 from proxyd.policy.snapshot import Own, Snapshot
 from proxyd.policy.verdict import Allow, decide
-from tests.policy.worlds import CLIENT, TODAY, addresses, allow, deny, nets, permit, policy, world
+from tests.policy.worlds import CLIENT, TODAY, addresses, allow, deny, permit, policy, world
 
 if TYPE_CHECKING:
     from netaddr import IPAddress
@@ -65,30 +64,32 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
 
 def atom_of(name: str, atoms: Atoms) -> int:
     """The atom that a name is in: itself, what is below the longest that is known, or all others."""
-    labels = [label for label, _ in atoms.names]
+    atom = {label: number for number, each in enumerate(atoms.names) for label in each.labels}
     parts = name.split(".")
     above = [".".join(("*", *parts[cut:])) for cut in range(1, len(parts))]
-    return labels.index(
-        next(each for each in (name, *above, OTHER if len(parts) > 1 else OTHER_LABEL) if each in labels)
-    )
+    return next(atom[each] for each in (name, *above, OTHER if len(parts) > 1 else OTHER_LABEL) if each in atom)
 
 
 def span_of(port: int, atoms: Atoms) -> int:
     """The atom of a port."""
-    return next(number for number, each in enumerate(atoms.ports) if port in each)
+    return next(number for number, each in enumerate(atoms.ports) if any(port in span for span in each.spans))
 
 
 def place_of(address: IPAddress, atoms: Atoms) -> int:
-    """The atom of an address."""
-    return next(number for number, (first, last) in enumerate(atoms.addresses) if first <= address <= last)
+    """The atom of an address that carries no other."""
+    return next(
+        number
+        for number, place in enumerate(atoms.addresses)
+        for span in place.spans
+        if span.version == address.version and span.first <= int(address) <= span.last and not span.carried
+    )
 
 
-def reaches(reached: set[Reached], name: str, port: int, address: IPAddress, atoms: Atoms) -> bool:
+def reaches(reached: frozenset[Reached], name: str, port: int, address: IPAddress, atoms: Atoms) -> bool:
     """Whether a request for that name and port is among it, if the name leads to that address."""
     span, place = span_of(port, atoms), place_of(address, atoms)
-    if (name, span) in atoms.permitted:
-        return Permitted(name, span, place) in reached
-    return Name(atom_of(name, atoms), span) in reached and Answer(place) in reached
+    plain = {Name(atom_of(name, atoms), span), Answer(place, atoms.ports[span].own)} <= reached
+    return plain or Permitted(name, span, place) in reached
 
 
 @settings(max_examples=20, deadline=None)
@@ -110,94 +111,19 @@ def test_it_says_that_something_is_reached_exactly_where_the_judge_allows_it(
             assert among == isinstance(decide(literal, client, snapshot), Allow), literal
 
 
-def told(old: Snapshot, new: Snapshot) -> list[Change]:
-    """Every change."""
-    return list(compare(old, new))
+def test_a_chain_leads_through_what_is_not_denied_by_name() -> None:
+    snapshot = world(deny=(deny(hosts=["a.com"]),))
+    atoms = Atoms((snapshot,))
+    via = {each.name for each in reach(CLIENT.name, snapshot, atoms) if isinstance(each, Via)}
+    assert {atom_of("else.org", atoms), atom_of("short", atoms)} <= via
+    assert not {atom_of("a.com", atoms), atom_of("nas.local", atoms)} & via
 
 
-def has(change: Change, port: int) -> bool:
-    """Whether a port is among those that are told."""
-    spans = [tuple(map(int, each.split("-"))) for each in change.ports]
-    return any(span[0] <= port <= span[-1] for span in spans)
+def test_where_no_name_is_reached_or_leads_anywhere_there_is_no_chain() -> None:
+    for snapshot in (world(default="deny"), world(deny=(deny(networks=["0.0.0.0/0", "::/0"]),))):
+        reached = reach(CLIENT.name, snapshot, Atoms((snapshot,)))
+        assert not [each for each in reached if isinstance(each, Via | Answer)]
 
 
-def test_of_a_policy_and_itself_there_is_nothing_to_tell() -> None:
-    said = world(deny=(deny(hosts=["a.com"]),), permit=(permit("nas.local", "10.0.0.0/8"),))
-    assert told(said, said) == []
-
-
-def test_a_permit_opens_its_host_at_its_networks_and_is_of_the_highest_severity() -> None:
-    (change,) = told(world(default="deny"), world(default="deny", permit=(permit("nas.local", "10.0.0.0/30"),)))
-    assert (change.client, change.opens, change.kind, change.hosts) == ("agent", True, "permits", ("nas.local",))
-    assert (change.ports, change.at, change.special, change.severity) == (("443",), ("10.0.0.0/30",), True, "high")
-
-
-def test_a_permit_for_localhost_is_told_with_the_addresses_that_localhost_has() -> None:
-    new = world(permit=(permit("localhost", "127.0.0.0/8", ports=[11434]),))
-    assert [(each.kind, each.hosts, each.at) for each in told(world(), new)] == [
-        ("permits", ("localhost",), ("127.0.0.1/32",))
-    ]
-
-
-def test_a_permit_for_a_literal_opens_that_literal_and_no_name() -> None:
-    (change,) = told(world(), world(permit=(permit("10.0.0.5", "10.0.0.0/8", ports=[80]),)))
-    assert (change.kind, change.hosts, change.ports, change.special) == ("literals", ("10.0.0.5/32",), ("80",), True)
-
-
-def test_from_an_allowlist_to_everything_is_told_in_a_few_lines() -> None:
-    changes = told(world(default="deny", allow=(allow("a.com"),)), world())
-    assert all(each.opens for each in changes)
-    assert {each.kind for each in changes} == {"names", "literals"}
-    everything = next(each for each in changes if OTHER in each.hosts)
-    assert (everything.severity, has(everything, 443), has(everything, 22)) == ("high", True, False)
-    assert not any(has(each, 443) for each in changes if "a.com" in each.hosts)
-
-
-def test_a_wider_deny_closes_addresses_for_names_and_literals() -> None:
-    changes = told(world(), world(deny=(deny(networks=["93.184.216.0/24"]),)))
-    assert {(each.kind, each.opens, each.hosts, each.severity) for each in changes} == {
-        ("answers", False, ("93.184.216.0/24",), "low"),
-        ("literals", False, ("93.184.216.0/24",), "low"),
-    }
-
-
-def test_what_is_of_no_consequence_is_not_told() -> None:
-    """A row that repeats what the built-in table says changes the text, and nobody's reach."""
-    assert told(world(), world(deny=(deny(networks=["10.0.0.0/8"]),))) == []
-
-
-def test_a_client_that_is_new_opens_all_that_it_reaches() -> None:
-    before = policy(default="deny", allow=(allow("a.com"),))
-    after = replace(before, client=(CLIENT, Client(name="other", networks=nets("10.0.0.0/8"))))
-    changes = told(Snapshot.of(before, TODAY), Snapshot.of(after, TODAY))
-    assert {each.client for each in changes} == {"other"}
-    assert ("names", ("a.com",)) in {(each.kind, each.hosts) for each in changes}
-
-
-SECRET: Final = Credential(user="bob", file="x")
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "expected"),
-    [
-        ({"networks": nets("10.0.0.0/24")}, {"networks": nets("10.0.0.0/23")}, [(True, "10.0.1.0/24")]),
-        ({"networks": nets("10.0.0.0/24")}, {"networks": nets("10.0.0.0/25")}, [(False, "10.0.0.128/25")]),
-        ({"users": (1,)}, {"users": (1, "bob")}, [(True, "account bob")]),
-        ({"users": (1, "bob")}, {"users": (1,)}, [(False, "account bob")]),
-        ({"users": (1,)}, {"networks": nets("0.0.0.0/0", "::/0")}, [(True, "any account")]),
-        ({"networks": nets("0.0.0.0/0", "::/0")}, {"users": (1,)}, [(False, "any account")]),
-        ({"users": (1,), "credential": SECRET}, {"users": (1,)}, [(True, "no credential")]),
-        ({"users": (1,)}, {"users": (1,), "credential": SECRET}, [(False, "credential of bob")]),
-        ({"credential": SECRET}, {"credential": replace(SECRET, file="y")}, [(True, "credential of bob")]),
-    ],
-)
-def test_r2_who_may_be_a_client_is_told_too(
-    before: dict[str, Any], after: dict[str, Any], expected: list[tuple[bool, str]]
-) -> None:
-    """Somebody else being let in opens everything to them."""
-    old, new = (
-        Snapshot.of(replace(policy(), client=(Client(name="agent", **some),)), TODAY) for some in (before, after)
-    )
-    changes = told(old, new)
-    assert [(each.opens, *each.hosts) for each in changes] == expected
-    assert all((each.kind, each.severity) == ("peers", "high" if each.opens else "low") for each in changes)
+def test_a_client_that_there_is_not_reaches_nothing() -> None:
+    assert reach("nobody", world(), Atoms((world(),))) == frozenset()

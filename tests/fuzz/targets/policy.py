@@ -24,10 +24,10 @@ from jsonschema import Draft202012Validator
 from netaddr import IPAddress
 
 from proxyd.policy.address import Destination, Resolution
+from proxyd.policy.compare import compare
 from proxyd.policy.diff import changes
 from proxyd.policy.lint import findings
 from proxyd.policy.load import PolicyError
-from proxyd.policy.reach import compare
 from proxyd.policy.rows import Rows
 from proxyd.policy.schema import policy_schema
 from proxyd.policy.shape import Table
