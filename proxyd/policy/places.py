@@ -1,9 +1,12 @@
-"""Addresses, cut at every boundary that some policies and the built-in table know, and put together again by what is
-said of them.
+"""Addresses, cut at every boundary that some policies and the built-in table know, and grouped by what is said of them.
 
 Within a Place `decide` cannot tell one address from another. Where an address may be reached in spite of what it
 carries (under a permit, a declared translator or a fake-IP range), each IPv4 address that it can carry is told apart
 too. Nothing is judged here.
+
+One corner is not cut: an address that carries two (Teredo, the local-use NAT64 prefix, ISATAP within a carrier), where
+the network of a permit fixes a part of one of them. What fills the rest of that one is an address that no row denies,
+as far as that part leaves the choice.
 """
 
 from __future__ import annotations

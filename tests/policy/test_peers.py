@@ -78,6 +78,13 @@ def test_a_peer_of_a_unix_socket_has_no_address() -> None:
     assert ("anyone", None) not in ways((anyone,), (wide,))
 
 
+def test_a_unix_socket_that_is_new_lets_in_who_was_nobody() -> None:
+    anyone = replace(policy(), client=(Client(name="anyone", users=(7,)),))
+    old, new = Snapshot.of(anyone, TODAY), Snapshot.of(replace(anyone, listen=UNIX), TODAY)
+    assert Move(None, "anyone") in moves(old, new)
+    assert Move("anyone", None) in moves(new, old)
+
+
 def test_sockets_of_the_service_manager_may_be_unix_sockets() -> None:
     for place, has in ((UnixPath("/x"), True), (Inherited(), True), (Endpoint(parse_address("::1"), 1), False)):
         said = replace(policy(), listen=Listen(http=(place,)))

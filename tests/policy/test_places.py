@@ -117,6 +117,12 @@ def test_what_fills_the_rest_is_an_address_that_no_row_denies() -> None:
     assert "223.223.223.223" in carried_by(everything, "2001::/32")
 
 
+def test_a_place_is_special_if_its_addresses_are() -> None:
+    for place in cut():
+        assert place.special is (special_address(place.address) is not None)
+    assert {place.special for place in cut()} == {True, False}
+
+
 def test_in_words_as_few_networks_as_will_do() -> None:
     ten, eleven = (Span(4, number << 24, (number + 1 << 24) - 1) for number in (10, 11))
     assert in_words((eleven, ten)) == ("10.0.0.0/7",)
