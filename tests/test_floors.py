@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,14 @@ def _run_time_imports(module: Path) -> set[str]:
 @pytest.mark.parametrize("module", MODULES, ids=named)
 def test_every_file_opens_with_what_it_is_for(module: Path) -> None:
     assert ast.get_docstring(ast.parse(module.read_text()))
+
+
+@pytest.mark.parametrize("package", sorted(FLOORS))
+def test_a_package_opens_with_a_list_of_its_modules(package: str) -> None:
+    """Who is new guesses the right file first time, or finds it there."""
+    modules = {module.stem for module in MODULES if module.parent.name == package} - {"__init__", "__main__"}
+    said = ast.get_docstring(ast.parse((ROOT / "proxyd" / package / "__init__.py").read_text())) or ""
+    assert modules - set(re.findall(r"\w+", said)) == set()
 
 
 @pytest.mark.parametrize("module", MODULES, ids=named)

@@ -19,6 +19,7 @@ contradictions  what no single key can see, and the policy's own tests
 finding    what an audit says: an id, a severity, what, why, and how to mend it
 lint       what its author may not have meant
 lint_rows  the same of its rows
+lint_clients  the same of its clients
 written    the line on which a row is written
 diff       what is different between two policies, in the words of the file
 places     addresses, cut where policies can tell them apart, and what IPv6 addresses carry
