@@ -28,6 +28,8 @@ from proxyd.serve.ledger import MOST_WORKERS
 from tests.serve.stage import LONG, Stage, charge, open_files, stage
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from proxyd.serve.channel import Channel, Message
     from proxyd.serve.crew import Crew
 
@@ -41,6 +43,18 @@ def keep(stage: Stage, crew: Crew, until: float = LONG) -> None:
         crew.fill(charge())
         stage.hear(crew.until_due())
         crew.reap()
+
+
+def fails_once(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, error: OSError) -> None:
+    """Let a function of a module do as ever, but for the first time."""
+    real, failures = getattr(module, name), iter([error])
+
+    def call(*what: Any) -> object:  # noqa: ANN401 - handed through as it is
+        for failure in failures:
+            raise failure
+        return real(*what)
+
+    monkeypatch.setattr(module, name, call)
 
 
 # Beginnings
@@ -170,14 +184,7 @@ def test_a_worker_that_cannot_be_started_is_tried_again_and_the_others_serve_on(
 
 def test_r12_a_host_without_memory_for_the_handover_ends_nobody(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """The supervisor once died of it, and all workers with it; and no worker is started that could be told nothing."""
-    real, failures = os.memfd_create, iter([OSError(errno.EMFILE, "Too many open files")])
-
-    def create(*what: Any) -> int:  # noqa: ANN401 - handed through as it is
-        for failure in failures:
-            raise failure
-        return real(*what)
-
-    monkeypatch.setattr(os, "memfd_create", create)
+    fails_once(monkeypatch, os, "memfd_create", OSError(errno.EMFILE, "Too many open files"))
     keep(stage, stage.crew())
     assert stage.starts() == [0.1]
     assert stage.complaints == [
@@ -189,14 +196,7 @@ def test_r12_a_worker_that_cannot_be_told_what_to_serve_is_ended_and_tried_again
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where too many files are in flight: it would wait for ever, and take the next order for its first."""
-    real, failures = socket.send_fds, iter([OSError(errno.ETOOMANYREFS, "Too many references: cannot splice")])
-
-    def send(*what: Any) -> int:  # noqa: ANN401 - handed through as it is
-        for failure in failures:
-            raise failure
-        return real(*what)
-
-    monkeypatch.setattr(socket, "send_fds", send)
+    fails_once(monkeypatch, socket, "send_fds", OSError(errno.ETOOMANYREFS, "Too many references: cannot splice"))
     stage.at(0, lambda: signal.SIGCHLD)
     keep(stage, stage.crew())
     assert stage.started[0].status == -signal.SIGKILL
@@ -214,14 +214,7 @@ def test_r12_an_order_that_cannot_be_sent_to_one_is_sent_to_the_others(
     stage.answers["commit"] = lambda: {"revoked": 0}
     crew = stage.crew(2)
     crew.fill(charge(workers=2))
-    real, failures = socket.send_fds, iter([OSError(errno.ENOBUFS, "No buffer space available")])
-
-    def send(*what: Any) -> int:  # noqa: ANN401 - handed through as it is
-        for failure in failures:
-            raise failure
-        return real(*what)
-
-    monkeypatch.setattr(socket, "send_fds", send)
+    fails_once(monkeypatch, socket, "send_fds", OSError(errno.ENOBUFS, "No buffer space available"))
     monkeypatch.setattr(crew_module, "ANSWER_SECONDS", 0.05)
     said = crew.tell("commit")
     assert [("silent" in each, each["place"]) for each in said] == [(True, 0), (False, 1)]
