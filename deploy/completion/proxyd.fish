@@ -40,7 +40,7 @@ complete -c proxyd -n __fish_use_subcommand -a report -d 'sum up the audit log, 
 complete -c proxyd -n '__fish_seen_subcommand_from report' -F
 complete -c proxyd -n '__fish_seen_subcommand_from report' -s h -l help -d 'show this help message and exit'
 complete -c proxyd -n '__fish_seen_subcommand_from report' -l html -rF -d 'write a page; the report that is there says what is new since'
-complete -c proxyd -n '__fish_seen_subcommand_from report' -l json -d 'the summary as JSON'
+complete -c proxyd -n '__fish_seen_subcommand_from report' -l json -d 'the summary as JSON; `broken` says what could not be read'
 complete -c proxyd -n __fish_use_subcommand -a validate -d 'ask a running proxy: does it work, and does it refuse?'
 complete -c proxyd -n '__fish_seen_subcommand_from validate' -s h -l help -d 'show this help message and exit'
 complete -c proxyd -n '__fish_seen_subcommand_from validate' -l proxy-url -x -d 'the proxy (default: http://127.0.0.1:3128)'

@@ -49,7 +49,7 @@ def add_command(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--html", metavar="OUT", type=Path, help="write a page; the report that is there says what is new since"
     )
-    parser.add_argument("--json", action="store_true", help="the summary as JSON")
+    parser.add_argument("--json", action="store_true", help="the summary as JSON; `broken` says what could not be read")
     parser.set_defaults(run=run)
 
 

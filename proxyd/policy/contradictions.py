@@ -211,7 +211,7 @@ def _closed(destinations: Destinations, span: range) -> bool:
 def _doubtful_client(client: Client) -> Iterator[str]:
     """What a client lacks, or has twice."""
     if not (client.networks or client.users or client.credential):
-        yield "anybody would be this client; write networks, users or [client.credential] (R2)"
+        yield "anybody would be this client; write networks, users or [client.credential]"
     credential = client.credential
     if credential is not None and (credential.password is None) == (not credential.file):
         yield "credential: the hash is in the policy or in a file; write password or file"

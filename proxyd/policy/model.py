@@ -87,7 +87,7 @@ class Policy(Rows):
     name: str = key(LABEL, 'what the log calls this policy, as name = "gateway"')
     listen: Listen = key(Table(Listen), 'write [listen] with http = ["127.0.0.1:3128"]')
     destinations: Destinations = key(Table(Destinations), 'write [destinations] with default = "deny"')
-    client: tuple[Client, ...] = key(ListOf(Table(Client)), "write a [[client]] with name and networks (R2)")
+    client: tuple[Client, ...] = key(ListOf(Table(Client)), "write a [[client]] with name and networks")
     dns: Dns = key(Table(Dns), "how names are resolved", default=Dns())
     audit: Audit = key(Table(Audit), "the audit log", default=Audit())
     admin: Admin = key(Table(Admin), "where metrics and health are asked for", default=Admin())

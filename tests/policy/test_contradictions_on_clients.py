@@ -49,7 +49,7 @@ def test_r12_two_clients_of_one_name_with_permits_are_an_error_and_no_crash() ->
 def test_r2_r12_a_client_without_conditions_is_an_error() -> None:
     (problem,) = problems(MINIMAL.replace(NETWORKS, ""))
     assert problem == (
-        "main.toml: client agent: anybody would be this client; write networks, users or [client.credential] (R2)"
+        "main.toml: client agent: anybody would be this client; write networks, users or [client.credential]"
     )
 
 
