@@ -63,8 +63,8 @@ examples:
   proxyd health --policy FILE                       ask the proxy that runs it whether it serves, for probes
 
 exit status: 0 success, 1 a denial (explain), an opening (diff), a failure (validate), a finding (audit) or not ready
-(health), 2 bad usage, 66 cannot be read, 69 cannot listen, cannot confine (exec), or nobody answers (health, reload), 74
-stdout cannot be written, or it or stderr is closed, 78 bad policy
+(health), 2 bad usage, 66 cannot be read, 69 cannot listen, cannot confine (exec), or nobody answers (health, reload),
+74 stdout cannot be written, or it or stderr is closed, 78 bad policy
 """
 _CHOICE: Final = re.compile(r"invalid choice: '(.*)' \(choose from (.*)\)", re.DOTALL)
 
