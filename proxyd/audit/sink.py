@@ -85,7 +85,7 @@ class Sink:
             self.reopen()
             now = os.fstat(self._outlet.fd)
             if not now.st_nlink:
-                raise OSError(0, "the file was removed")
+                raise OSError(0, "the file was removed; restart, or write a path to [audit] to")
         return now.st_size
 
 

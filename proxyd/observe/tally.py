@@ -33,6 +33,9 @@ KINDS: Final = tuple(product(("allow", "deny", "error"), ("", *(reason.value for
 MOST_ACCOUNTS: Final = 4096
 """Clients that are counted apart; those beyond are counted as nobody. Memory that nobody touches is none."""
 
+RESTS: Final = -1.0
+"""In the place of the time at which a worker was last known to serve: it drains. 0 is of one that never did."""
+
 _NUMBER: Final = {kind: number for number, kind in enumerate(KINDS)}
 _OCTETS: Final = array("d").itemsize
 
@@ -124,8 +127,8 @@ class Tally:
         self._cells[self._own + _TASKS] = tasks
 
     def rest(self) -> None:
-        """This worker lets nobody in any more."""
-        self._cells[self._own + _PULSE] = 0.0
+        """This worker lets nobody in any more: it drains, and that may take long."""
+        self._cells[self._own + _PULSE] = RESTS
 
     def _decided(self, record: Record) -> None:
         account = self._account(record)
@@ -179,7 +182,7 @@ class Timed:
 @dataclass(frozen=True, slots=True)
 class Totals:
     """What all workers have counted. pulses: when each was last known to serve, by the monotonic clock; 0 for one that
-    does not. tasks: that lived in them then.
+    never did, or RESTS. tasks: that lived in them then.
     """
 
     tasks: int
@@ -208,7 +211,7 @@ def read_totals(fd: int, workers: int, accounts: Sequence[str]) -> Totals:
 
 
 def read_pulses(fd: int, workers: int) -> tuple[float, ...]:
-    """When each worker was last known to serve."""
+    """When each worker was last known to serve; 0 for one that never did, or RESTS."""
     return tuple(_read(fd, worker, 0)[_PULSE] for worker in range(workers))
 
 

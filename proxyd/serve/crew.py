@@ -193,7 +193,7 @@ class Crew:
     def _silences(self) -> list[float]:
         """For each worker that lets clients in, the seconds since its last sign of life."""
         now = time.monotonic()
-        return [now - pulse for pulse in tally.read_pulses(self.tally, self.places) if pulse]
+        return [now - pulse for pulse in tally.read_pulses(self.tally, self.places) if pulse > 0]
 
     def _start(self, post: _Post) -> None:
         """A worker of its own program text: nothing of ours is in its memory but what it is handed. Raises OSError."""
@@ -276,7 +276,7 @@ def _send(post: _Post, message: Message, files: list[int] | None = None) -> None
 def _is_stuck(post: _Post, pulse: float, now: float) -> bool:
     """Whether there was no sign of life for long enough, and none since we first saw that."""
     last, patience = (pulse, STUCK_SECONDS) if pulse else (post.started, BEGIN_SECONDS)
-    if now - last < patience:
+    if pulse == tally.RESTS or now - last < patience:
         return False
     suspected, since = post.suspect
     if suspected == last and now - since < CERTAIN_SECONDS:

@@ -18,6 +18,7 @@ from proxyd.observe.tally import (
     BOUNDS,
     KINDS,
     MOST_ACCOUNTS,
+    RESTS,
     TIMED,
     OfAccount,
     Timed,
@@ -240,7 +241,7 @@ def test_each_worker_has_a_pulse_of_its_own_until_it_rests_or_dies() -> None:
         assert read_totals(fd, WORKERS, ACCOUNTS).tasks == 11 + 7
         one.rest()
         strike_out(fd, 2, len(ACCOUNTS))
-        assert read_pulses(fd, WORKERS) == (0.0, 0.0, 0.0)
+        assert read_pulses(fd, WORKERS) == (RESTS, 0.0, 0.0)
         assert read_totals(fd, WORKERS, ACCOUNTS).tasks == 11, "who rests still has those that it waits for"
 
 

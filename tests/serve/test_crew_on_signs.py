@@ -109,6 +109,19 @@ def test_who_has_shown_nothing_yet_has_minutes_to_begin(stage: Stage, crew: Crew
     assert [worker.status for worker in stage.started] == [-signal.SIGKILL, None, -signal.SIGKILL]
 
 
+def test_who_drains_alone_is_not_ended(stage: Stage, crew: Crew) -> None:
+    """Somebody told that one worker to end: it has its time, as the policy says, and its tunnels their records."""
+    beats(stage, 0, 1, 2)
+    with stage.counting(1) as tally:
+        tally.rest()
+    for _ in range(5):
+        stage.now += BEGIN_SECONDS
+        beats(stage, 0, 2)
+        crew.kill_the_stuck()
+    assert [worker.status for worker in stage.started] == [None, None, None]
+    assert (crew.serving, crew.stuck) == (2, 0)
+
+
 def test_who_waits_for_a_disk_is_not_ended(stage: Stage, crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
     """It cannot be, before the disk goes on; and then it goes on, too."""
     stats = {worker.pid: "12 (a ) D) S 1 1" for worker in stage.started} | {stage.started[0].pid: "12 (python) D 1 1"}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from proxyd.observe.tally import TIMED
+from proxyd.observe.tally import RESTS, TIMED
 from proxyd.serve import worker as worker_module
 from tests.serve.handed import open_files, text
 from tests.serve.scene import get, policy
@@ -87,7 +87,7 @@ async def test_a_worker_that_lets_nobody_in_any_more_does_not_count_as_one_that_
         send(signal.SIGTERM)
         while not await refuses(worker.where):
             pass
-        await until(lambda: worker.counted().pulses == (0.0,))
+        await until(lambda: worker.counted().pulses == (RESTS,))
         assert worker.counted().accounts["agent"].tunnels == 1
         await client.leave()
         await worker.ended.wait()
