@@ -58,6 +58,7 @@ def hold(stage: Stage, tally: Tally, *, long: bool) -> Callable[..., None]:
     ) -> None:
         first, second = _octets(request, stage), _octets(SECOND, stage)
         tally.cases += 1
+        sent, poison = _parted(sent, poison, request)
         for pieces in deliveries(sent.encode("latin-1"), poison.encode(), long=long):
             apart = whole and not (len(pieces) == 1 and poison)
             outcome = stage.play(
@@ -68,6 +69,15 @@ def hold(stage: Stage, tally: Tally, *, long: bool) -> Callable[..., None]:
             assert right(outcome), f"{pieces}\n{outcome}"
 
     return held
+
+
+def _parted(sent: str, poison: str, request: str) -> tuple[str, str]:
+    """An answer that has no body ends with its head (RFC 9112 §6.3), and nobody need read what is behind it."""
+    before, http, last = sent.rpartition("HTTP/")
+    head, end, rest = last.partition("\r\n\r\n")
+    if request.startswith("HEAD ") or head[4:7] in ("204", "304"):
+        return before + http + head + end, rest + poison
+    return sent, poison
 
 
 def _octets(text: str, stage: Stage) -> bytes:
