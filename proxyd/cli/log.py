@@ -150,7 +150,7 @@ def _who(entry: Entry) -> str:
 
 
 def _what(entry: Entry) -> str:
-    verdict = str(entry.get("verdict"))
+    verdict = str(entry.get("verdict") or "-")
     why = entry.get("reason")
     would = " (would be denied)" if entry.get("would") else ""
     rule = f" by {entry.get('rule')}" if why and entry.get("rule") else ""

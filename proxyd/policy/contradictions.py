@@ -271,7 +271,7 @@ def _unopened_for_a_name(permit: PermitRow, snapshot: Snapshot) -> Iterator[str]
     ours = all(network.is_loopback() or network in snapshot.own.addresses for network in permit.networks)
     for span in permit.ports:
         if ours and snapshot.own.ports.issuperset(span):
-            yield f"{permit.where}: on port {span.start} proxyd itself listens there; nothing opens it, remove it"
+            yield f"{permit.where}.ports: on {span.start} proxyd itself listens there; nothing opens that; remove it"
 
 
 def _carried_by_all(network: IPNetwork, translators: tuple[IPNetwork, ...]) -> IPNetwork | None:

@@ -154,7 +154,7 @@ def _of_its_end(permit: PermitRow, today: date) -> Iterator[Finding]:
 
 def _of_allow(allow: AllowRow) -> Iterator[Finding]:
     for host in allow.hosts:
-        if _is_anybodys(host):
+        if _is_anybodys(host) and not _is_special(host):
             yield warning(
                 "allow.shared",
                 f"{allow.where}: {host} is open to what anybody puts there",
@@ -185,11 +185,12 @@ def _of_vain_allows(policy: Policy, today: date) -> Iterator[Finding]:
             refused = _refused_in_any_case(host, row, snapshot)
             if refused is not None:
                 locked = refused.reason in (Reason.NAME_LOCKED, Reason.ADDRESS_LOCKED)
+                permit = "write a [[permit]] for each host" if host.startswith("*.") else "write a [[permit]] for it"
                 yield warning(
                     "allow.vain",
                     f"{row.where}: {host} stays refused ({refused.reason}, by {refused.rule})",
                     "An allowlist opens nothing that is special-purpose, and who reads it may think that it does.",
-                    "nothing opens it, remove it" if locked else "write a [[permit]] for it, or remove it",
+                    "nothing opens it, remove it" if locked else f"{permit}, or remove it",
                 )
 
 

@@ -84,6 +84,10 @@ def test_a_request_is_a_line_and_a_tunnel_two_under_the_day(show: Show) -> None:
     ]
 
 
+def test_of_a_record_that_says_nothing_nothing_is_made_up(show: Show) -> None:
+    assert show([{"event": "close"}])[0].split()[:4] == ["nobody", "-", "-", "?:?"]
+
+
 def test_what_is_not_known_is_not_made_up(show: Show) -> None:
     stranger = {
         "event": "close",

@@ -67,7 +67,7 @@ def test_what_a_declared_translator_makes_of_an_address_is_not_said_here() -> No
 )
 def test_2_17_a_permit_for_a_name_at_proxyd_itself_is_an_error(ports: str, networks: str, said: list[str]) -> None:
     assert permitted(networks, ports) == [
-        f"main.toml: permit[0]: on port {port} proxyd itself listens there; nothing opens it, remove it"
+        f"main.toml: permit[0].ports: on {port} proxyd itself listens there; nothing opens that; remove it"
         for port in said
     ]
 
@@ -75,5 +75,5 @@ def test_2_17_a_permit_for_a_name_at_proxyd_itself_is_an_error(ports: str, netwo
 def test_2_17_so_it_is_where_proxyd_listens_beyond_loopback() -> None:
     main = MINIMAL.replace('"127.0.0.1:3128"', '"10.0.0.5:3128"').replace('"127.0.0.0/8"', '"10.0.0.0/8"')
     (problem,) = permitted('["10.0.0.5/32"]', "[3128]", main=main)
-    assert "permit[0]: on port 3128 proxyd itself listens there" in problem
+    assert "permit[0].ports: on 3128 proxyd itself listens there" in problem
     assert permitted('["10.0.0.6/32"]', "[3128]", main=main) == []

@@ -266,11 +266,16 @@ def vain(host: str, ports: str = "[443]", more: str = "") -> list[str]:
         ),
         ("localhost", "(name_reserved, by loopback name); write a [[permit]] for it, or remove it"),
         ("db.internal", "(name_reserved, by private-use name); write a [[permit]] for it, or remove it"),
-        ("*.home.arpa", "(name_reserved, by home network name); write a [[permit]] for it, or remove it"),
+        ("*.home.arpa", "(name_reserved, by home network name); write a [[permit]] for each host, or remove it"),
     ],
 )
 def test_r6_the_allowlist_does_not_open_what_is_special(host: str, why: str) -> None:
     assert vain(host) == [f"{host} stays refused {why}"]
+
+
+def test_of_a_pattern_that_nobody_reaches_it_is_not_said_that_it_is_open_to_anybody() -> None:
+    said = [each.id for each in found(text(more=allow("*.internal")))]
+    assert ("allow.vain" in said, "allow.shared" in said) == (True, False)
 
 
 def test_r6_nor_where_a_row_of_the_denylist_has_it_too() -> None:
