@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Final
 from proxyd.policy.address import MAX_PORT, bracketed, parse_host
 from proxyd.policy.names import NameTable
 from proxyd.policy.places import Ground, in_words
+from proxyd.policy.ranges import RangeTable
 from proxyd.policy.rows import holds
 from proxyd.policy.special import BAD_PORTS, SPECIAL_NAMES, is_localhost, metadata_name, reserved_name
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator
 
-    from netaddr import IPAddress
+    from netaddr import IPAddress, IPNetwork
 
     from proxyd.policy.model import Policy
     from proxyd.policy.places import Place
@@ -64,6 +65,7 @@ class Atoms:
     def __init__(self, snapshots: Iterable[Snapshot]) -> None:
         self._snapshots = tuple(snapshots)
         self._policies = [snapshot.policy for snapshot in self._snapshots]
+        self._within: dict[tuple[IPNetwork, ...], frozenset[int]] = {}
         self._permits = [row for policy in self._policies for row in policy.every_permit]
 
     @cached_property
@@ -115,6 +117,14 @@ class Atoms:
             if holds(row.ports, ports.port)
         }
         return tuple(sorted(found))
+
+    def within(self, networks: tuple[IPNetwork, ...]) -> frozenset[int]:
+        """The atoms of addresses that lie in any of these networks of a permit; asked once."""
+        if networks not in self._within:
+            table = RangeTable((network, True) for network in networks)
+            places = enumerate(self.addresses)
+            self._within[networks] = frozenset(number for number, each in places if table.find(each.address))
+        return self._within[networks]
 
     def names_in_words(self, names: Iterable[int]) -> tuple[str, ...]:
         """All that they are called."""

@@ -14,10 +14,10 @@ from netaddr import IPNetwork, IPSet
 
 from proxyd.policy.atoms import OTHER, Atoms
 from proxyd.policy.peers import Move, has_peers_without_address, moves
-from proxyd.policy.reach import Answer, Literal, Name, Permitted, Via, reach
+from proxyd.policy.reach import Answer, Literal, Name, Permitted, Via, bare, reach, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Hashable, Iterator
 
     from proxyd.policy.client import Client
     from proxyd.policy.reach import Reached
@@ -64,12 +64,14 @@ def compare(old: Snapshot, new: Snapshot) -> Iterator[Change]:
 
 
 class _Comparison:
-    """Of two snapshots; what a client reaches is asked once."""
+    """Of two snapshots; what clients with the same settings reach is asked once."""
 
     def __init__(self, old: Snapshot, new: Snapshot) -> None:
         self._old, self._new = old, new
         self._atoms = Atoms((old, new))
-        self._known: dict[tuple[str, bool], frozenset[Reached]] = {}
+        self._known: dict[Hashable, frozenset[Reached]] = {}
+        self._common = bare(old.policy, old.own) == bare(new.policy, new.own)
+        self._settings: dict[tuple[str, bool], Hashable] = {}
         self._before, self._after = ({each.name: each for each in one.policy.client} for one in (old, new))
 
     def changes(self) -> Iterator[Change]:
@@ -89,6 +91,8 @@ class _Comparison:
 
     def _changed(self, was: str | None, name: str | None) -> Iterator[Change]:
         """What is different for a peer that was one client and is the other."""
+        if was is not None and name is not None and self._bearing(was, after=False) == self._bearing(name, after=True):
+            return
         before, after = self._reached(was, after=False), self._reached(name, after=True)
         client = name or was or ""
         found = list(_told(client, before, after, self._atoms))
@@ -100,9 +104,17 @@ class _Comparison:
     def _reached(self, name: str | None, *, after: bool) -> frozenset[Reached]:
         if name is None:
             return frozenset()
-        if (name, after) not in self._known:
-            self._known[name, after] = reach(name, self._new if after else self._old, self._atoms)
-        return self._known[name, after]
+        bearing = self._bearing(name, after=after)
+        if bearing not in self._known:
+            self._known[bearing] = reach(name, self._new if after else self._old, self._atoms)
+        return self._known[bearing]
+
+    def _bearing(self, name: str, *, after: bool) -> Hashable:
+        """What it depends on what a client reaches: of whom it is the same, he reaches the same."""
+        if (name, after) not in self._settings:
+            client = (self._after if after else self._before)[name]
+            self._settings[name, after] = settings(client), after and not self._common
+        return self._settings[name, after]
 
     def _kept_back(self, was: str, name: str) -> Iterator[Change]:
         """What is kept from a destination that is reached: names inside TLS, and headers."""

@@ -13,11 +13,13 @@ from proxyd.policy.address import Destination, Resolution
 from proxyd.policy.verdict import NEED_ADDRESSES, Allow, decide
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Hashable, Iterable, Iterator
 
     from proxyd.policy.atoms import Atoms
     from proxyd.policy.client import Client
-    from proxyd.policy.snapshot import Snapshot
+    from proxyd.policy.model import Policy
+    from proxyd.policy.rows import AllowRow, DenyRow, PermitRow
+    from proxyd.policy.snapshot import Own, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,23 @@ class Permitted:
 
 Reached = Name | Answer | Via | Literal | Permitted
 """Something that a client reaches; the numbers are those of Atoms."""
+
+
+def settings(client: Client) -> Hashable:
+    """All of a client that its reach may depend on: not who it is, and how much it may do."""
+    rows = (_unsigned(each) for each in (client.deny, client.allow, client.permit))
+    return (client.destinations, client.egress, *rows)
+
+
+def bare(policy: Policy, own: Own) -> Hashable:
+    """All that the reach of every client may depend on."""
+    rows = (_unsigned(each) for each in (policy.deny, policy.allow, policy.permit))
+    return (policy.destinations, policy.dns, policy.parent and policy.parent.address, own, *rows)
+
+
+def _unsigned(rows: Iterable[DenyRow | AllowRow | PermitRow]) -> Hashable:
+    """Rows without where they are written, and why: the same rule may stand in another file."""
+    return tuple(replace(row, where="", name="", reason="") for row in rows)
 
 
 def reach(name: str, snapshot: Snapshot, atoms: Atoms) -> frozenset[Reached]:
@@ -130,7 +149,10 @@ def _literals(client: Client, snapshot: Snapshot, atoms: Atoms) -> Iterator[Lite
 def _permitted(client: Client, snapshot: Snapshot, atoms: Atoms) -> Iterator[Permitted]:
     for host, port in atoms.permitted:
         destination = Destination(host, atoms.ports[port].port)
-        for number, place in enumerate(atoms.addresses):
+        # elsewhere no permit of it holds, and it is a host like any other
+        permits = snapshot.rules(client).permits(destination)
+        for number in sorted(set().union(*(atoms.within(each.networks) for each in permits))):
+            place = atoms.addresses[number]
             verdict = decide(destination, client, snapshot, Resolution((place.address,)))
             # localhost has its own addresses, whatever is found
             if isinstance(verdict, Allow) and verdict.permitted and place.address in verdict.addresses:

@@ -116,3 +116,11 @@ def test_in_words_as_few_spans_as_will_do() -> None:
     assert not atoms.are_special(
         number for number, place in enumerate(atoms.addresses) if place.spans[0].first == int(IPAddress("1.0.0.0"))
     )
+
+
+def test_the_atoms_within_the_networks_of_a_permit_are_those_that_it_opens() -> None:
+    row = permit("a.com", "93.184.216.0/24", "fd00::/8")
+    atoms = cut(permit=(row, permit("b.com", "93.184.216.0/30")))
+    opened = {number for number, place in enumerate(atoms.addresses) if row.opens(place.address)}
+    assert len(opened) > 2
+    assert atoms.within(row.networks) == opened == atoms.within(row.networks)

@@ -15,10 +15,12 @@ from proxyd.policy.compare import Change, compare
 from proxyd.policy.dns import Dns
 from proxyd.policy.listen import Listen, UnixPath
 from proxyd.policy.model import Parent
+from proxyd.policy.reach import reach
 from proxyd.policy.snapshot import Snapshot
 from tests.policy.worlds import CLIENT, TODAY, allow, deny, nets, permit, policy, world
 
 if TYPE_CHECKING:
+    from proxyd.policy.reach import Reached
     from proxyd.policy.rows import PermitRow
 
 
@@ -36,6 +38,27 @@ def has(change: Change, port: int) -> bool:
 def test_of_a_policy_and_itself_there_is_nothing_to_tell() -> None:
     said = world(deny=(deny(hosts=["a.com"]),), permit=(permit("nas.local", "10.0.0.0/8"),))
     assert told(said, said) == []
+
+
+def test_r8_clients_with_the_same_settings_are_asked_about_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nobody where nothing is different for them: of hundreds of clients mostly one is changed."""
+    asked: list[str] = []
+
+    def counted(name: str, *rest: Any) -> frozenset[Reached]:  # noqa: ANN401 - whatever `reach` takes
+        asked.append(name)
+        return reach(name, *rest)
+
+    monkeypatch.setattr("proxyd.policy.compare.reach", counted)
+    many = tuple(Client(name=f"c{number}", networks=nets(f"10.0.{number}.0/24")) for number in range(9))
+    one = replace(many[4], permit=(permit("nas.local", "10.0.0.0/8"),))
+    rows = deny(hosts=["a.com"])
+    before = world(client=many, deny=(replace(rows, where="old.toml: deny[0]"),))
+    after = world(client=(*many[:4], one, *many[5:]), deny=(replace(rows, where="new.toml: deny[3]"),))
+    assert [(each.client, each.kind) for each in told(before, after)] == [("c4", "permits")]
+    assert asked == ["c4", "c4"]
+    asked.clear()
+    assert {each.client for each in told(before, world(client=many))} == {each.name for each in many}
+    assert asked == ["c0", "c0"]
 
 
 def test_a_permit_opens_its_host_at_its_networks_and_is_of_the_highest_severity() -> None:
