@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proxyd.cli.files import EX_CONFIG, read_policy_file, today
 from proxyd.cli.terminal import Ink, columns, refuse, say, say_json
-from proxyd.policy.compare import compare
+from proxyd.policy.compare import compare_from
 from proxyd.policy.diff import changes
 from proxyd.policy.load import PolicyError, load
-from proxyd.policy.snapshot import Own, Snapshot
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator
 
     from proxyd.policy.compare import Change
-    from proxyd.policy.model import Policy
 
 SHOWN: Final = 6  # hosts or networks of one line; the rest is counted
 FAILS: Final = {"opens": (True,), "closes": (False,), "any": (True, False), "never": ()}
@@ -41,11 +39,12 @@ _EPILOG: Final = """\
 example, for the check of a pull request:
   git show main:policy.toml > old.toml; proxyd diff --markdown old.toml policy.toml
 
---json: {"changes": [{"client", "opens", "kind", "hosts", "ports", "at", "special", "was", "severity"}], "text"},
-or {"problems"}
+--json: {"changes": [{"client", "opens", "kind", "hosts", "ports", "at", "special", "was", "since", "severity"}],
+"text"}, or {"problems"}
 
-was: the client that these peers were before, where it is another. Limits, egress, the parent and where names are looked
-up are no part of it: they stand in the words of the files.
+was: the client that these peers were before, where it is another. since: the day from which on it is so, where a permit
+that expires keeps it from being so today. Limits, egress, the parent and where names are looked up are no part of it:
+they stand in the words of the files.
 
 exit status: 0 no such change as --fail-on says, 1 there is one, 78 a policy is bad
 """
@@ -76,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     if problems:
         return refuse(problems, EX_CONFIG, as_json=arguments.json)
     old, new = policies
-    found = sorted(compare(_snapshot(old), _snapshot(new)), key=_urgency)
+    found = sorted(compare_from(old, new, today()), key=_urgency)
     _tell(found, list(changes(old, new)), arguments)
     return 1 if any(each.opens in FAILS[arguments.fail_on] for each in found) else 0
 
@@ -94,11 +93,6 @@ def _tell(found: list[Change], words: list[str], arguments: argparse.Namespace) 
 def spelt(found: Iterable[Change]) -> list[dict[str, Any]]:
     """Changes as --json has them, here and wherever a command tells of changes."""
     return [asdict(each) | {"severity": each.severity} for each in found]
-
-
-def _snapshot(policy: Policy) -> Snapshot:
-    """As of today, wherever it will run: proxyd's own ports are on loopback there too."""
-    return Snapshot.of(policy, today(), Own(policy.ports))
 
 
 def _urgency(change: Change) -> tuple[int, str]:
@@ -145,7 +139,8 @@ def told(change: Change) -> str:
     ports = f", port {_some(change.ports)}" if change.ports else ""
     at = f", at {_some(change.at)}" if change.at else ""
     special = " (special-purpose)" if change.special else ""
-    return f"{_WORDS[change.kind]} {_some(change.hosts)}{ports}{at}{special}"
+    since = f", from {change.since} on" if change.since else ""
+    return f"{_WORDS[change.kind]} {_some(change.hosts)}{ports}{at}{special}{since}"
 
 
 def _some(items: tuple[str, ...]) -> str:

@@ -129,7 +129,7 @@ def _toml(rows: Iterable[tuple[str, AllowRow]]) -> Iterator[str]:
 
 def _opened(policy: Policy, lesson: Lesson) -> Iterator[Change]:
     """What the rows open, in enforce mode."""
-    before, after = (Snapshot.of(enforced(each), today(), Own(each.ports)) for each in (policy, lesson.policy))
+    before, after = (Snapshot.of(enforced(each), today(), Own.of(each)) for each in (policy, lesson.policy))
     return compare(before, after)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from netaddr import IPNetwork, IPSet
@@ -15,13 +16,15 @@ from netaddr import IPNetwork, IPSet
 from proxyd.policy.atoms import OTHER, Atoms
 from proxyd.policy.peers import Move, has_peers_without_address, moves
 from proxyd.policy.reach import Answer, Literal, Name, Permitted, Via, bare, reach, settings
+from proxyd.policy.snapshot import Own, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
 
     from proxyd.policy.client import Client
+    from proxyd.policy.model import Policy
     from proxyd.policy.reach import Reached
-    from proxyd.policy.snapshot import Rules, Snapshot
+    from proxyd.policy.snapshot import Rules
 
 _EVERYWHERE: Final = (IPNetwork("0.0.0.0/0"), IPNetwork("::/0"))
 _TLS_PORT: Final = 443
@@ -39,6 +42,7 @@ class Change:
     network as `NETWORK carrying NETWORK`; or accounts and credentials; or headers.
     at: where permitted hosts may be. special: whether special-purpose addresses are among it.
     was: the client that these peers were before, where that is another one.
+    since: the day from which on it is so, where it is not so yet.
     """
 
     client: str
@@ -49,6 +53,7 @@ class Change:
     at: tuple[str, ...] = ()
     special: bool = False
     was: str = ""
+    since: str = ""
 
     @property
     def severity(self) -> str:
@@ -61,6 +66,23 @@ class Change:
 def compare(old: Snapshot, new: Snapshot) -> Iterator[Change]:
     """Every change of what any peer reaches. Who is no client reaches nothing."""
     yield from _Comparison(old, new).changes()
+
+
+def compare_from(old: Policy, new: Policy, today: date) -> Iterator[Change]:
+    """Every change as of today, and what there is beside that once a permit of either has expired."""
+    told: set[Change] = set()
+    for day in (today, *_days_after(old, new, today)):
+        before, after = (Snapshot.of(each, day, Own.of(each)) for each in (old, new))
+        for change in compare(before, after):
+            if change not in told:
+                yield change if day == today else replace(change, since=day.isoformat())
+            told.add(change)
+
+
+def _days_after(old: Policy, new: Policy, today: date) -> list[date]:
+    """Those on which a permit holds no longer: also one that both have, for what it opened may now be open without."""
+    last_days = {row.expires for each in (old, new) for row in each.every_permit if row.expires is not None}
+    return sorted(last + timedelta(days=1) for last in last_days if today <= last < date.max)
 
 
 class _Comparison:

@@ -231,7 +231,7 @@ def _vain_bursts(policy: Policy) -> Iterator[str]:
 
 def _vain_permits(policy: Policy) -> Iterator[str]:
     """A permit that can open nothing is a misunderstanding to be cleared up now, not in an incident."""
-    snapshot = Snapshot.of(policy, date.min, _own(policy))
+    snapshot = Snapshot.of(policy, date.min, Own.of(policy))
     for permit in policy.every_permit:
         if metadata_name(permit.host) is not None:
             yield f'{permit.where}.host: "{permit.host}" is a metadata service, which nothing opens; remove the permit'
@@ -294,11 +294,6 @@ def _without_dns(host: str, port: int) -> Destination | None:
     return destination if destination.address is not None or is_localhost(host) else None
 
 
-def _own(policy: Policy) -> Own:
-    """What the policy itself says of where proxyd will be reached; the daemon knows more."""
-    return Own(policy.ports, frozenset(IPNetwork(endpoint.address) for endpoint in policy.listen.endpoints))
-
-
 def _vain_tests(policy: Policy) -> Iterator[str]:
     """A key of a test that has no effect makes the test prove something else than it says."""
     for test in policy.test:
@@ -321,7 +316,7 @@ def failed_tests(policy: Policy, today: date) -> Iterator[str]:
     not fail to start because a permit ended as planned. What it expects to be denied is judged as of today.
     """
     judged = enforced(policy)
-    own = _own(policy)
+    own = Own.of(policy)
     snapshots = {"allow": Snapshot.of(judged, date.min, own), "deny": Snapshot.of(judged, today, own)}
     for test in policy.test:
         for client in policy.client:

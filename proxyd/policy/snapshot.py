@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from netaddr import IPNetwork
+
 from proxyd.policy.names import NameTable
 from proxyd.policy.ranges import RangeTable
 from proxyd.policy.rows import holds
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping
     from datetime import date
 
-    from netaddr import IPAddress, IPNetwork
+    from netaddr import IPAddress
 
     from proxyd.policy.address import Destination, Endpoint
     from proxyd.policy.client import Client, Credential, Destinations
@@ -36,6 +38,11 @@ class Own:
 
     ports: frozenset[int] = frozenset()
     addresses: frozenset[IPNetwork] = frozenset()
+
+    @classmethod
+    def of(cls, policy: Policy) -> Own:
+        """What the policy itself says of where proxyd will be reached; the daemon knows more."""
+        return cls(policy.ports, frozenset(IPNetwork(endpoint.address) for endpoint in policy.listen.endpoints))
 
     def holds(self, address: IPAddress, port: int) -> bool:
         """Whether a connection to this address and port would come back to us."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import date
 from typing import TYPE_CHECKING
 
 import pytest
@@ -92,6 +93,35 @@ def test_a_change_that_opens_nothing_passes_and_is_told(compare: Compare) -> Non
         0,
         "nobody reaches more or less than before\nin the words of the files:\n  deny: +x\n",
     )
+
+
+@pytest.fixture
+def today(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of August."""
+    monkeypatch.setattr("proxyd.cli.diff.today", lambda: date(2026, 8, 1))
+
+
+@pytest.mark.usefixtures("today")
+def test_r9_a_permit_that_is_to_last_longer_opens_from_the_day_on_which_it_was_to_end(compare: Compare) -> None:
+    ending = NAS + "expires = 2026-08-09\n"
+    words = "permitted host nas.local, port 443, at 10.0.0.0/30 (special-purpose), from 2026-08-10 on"
+    status, said = compare(BASE + ending, BASE + NAS)
+    assert (status, said.splitlines()[0]) == (1, f"high    agent  opens   {words}")
+    status, said = compare(BASE + NAS, BASE + ending)
+    assert (status, said.splitlines()[0]) == (0, f"low     agent  closes  {words}")
+    assert f"| high | agent | **opens** | {words} |" in compare(BASE + ending, BASE + NAS, "--markdown")[1]
+    (change,) = json.loads(compare(BASE + ending, BASE + NAS, "--json")[1])["changes"]
+    assert change["since"] == "2026-08-10"
+    (change,) = json.loads(compare(BASE, BASE + NAS, "--json")[1])["changes"]
+    assert change["since"] == ""
+
+
+def test_attack_2_17_a_listener_beyond_loopback_is_reached_by_nobody(compare: Compare) -> None:
+    """To permit its own address and port opens nothing, as `check` and the daemon have it."""
+    base = BASE.replace("127.0.0.1:3128", "10.0.0.5:3128").replace("127.0.0.0/8", "10.0.0.0/8")
+    row = '[[permit]]\nhost = "nas.local"\nports = [3128]\nnetworks = ["10.0.0.4/31"]\nreason = "ours"\n'
+    _, said = compare(base, base + row)
+    assert said.splitlines()[0].endswith("permitted host nas.local, port 3128, at 10.0.0.4/32 (special-purpose)")
 
 
 NARROW = """\
