@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _EVERYWHERE: Final = (IPNetwork("0.0.0.0/0"), IPNetwork("::/0"))
 _TLS_PORT: Final = 443
+FACELESS: Final = "peers of this host whose account cannot be told"
 K = TypeVar("K", int, tuple[str, int])
 
 
@@ -103,8 +104,12 @@ class _Comparison:
             yield from self._peers(name, admitted=Move(None, name) in ways)
             yield from self._changed(name, name)
         for way in ways:
-            if way.before != way.after and not self._is_told_by_its_peers(way):
+            if way.before == way.after or (way.faceless and replace(way, faceless=False) in ways):
+                continue
+            if not self._is_told_by_its_peers(way):
                 yield from self._changed(way.before, way.after)
+            elif way.faceless:
+                yield Change(way.after or way.before or "", way.before is None, "peers", (FACELESS,))
 
     def _is_told_by_its_peers(self, way: Move) -> bool:
         """Whether somebody is let in or turned away by a client that there was before and still is."""

@@ -12,7 +12,7 @@ from netaddr import IPAddress
 from proxyd.policy.address import Endpoint
 from proxyd.policy.atoms import OTHER
 from proxyd.policy.client import Client, Credential, Destinations, OwnDestinations
-from proxyd.policy.compare import Change, compare, compare_from
+from proxyd.policy.compare import FACELESS, Change, compare, compare_from
 from proxyd.policy.dns import Dns
 from proxyd.policy.listen import Listen, UnixPath
 from proxyd.policy.model import Parent
@@ -219,6 +219,26 @@ def test_a_client_that_is_gone_and_whose_peers_are_nobody_closes_all_that_it_rea
     }
 
 
+def test_r2_who_has_no_face_is_told_where_nobody_else_is_let_in() -> None:
+    """Until then a client that asked for an account stood before the one that does not."""
+    agent = Client(name="agent", networks=nets("127.0.0.0/8"), users=(1001,))
+    old, new = clients(agent, WIDE), clients(WIDE)
+    (change,) = told(old, new)
+    assert (change.client, change.opens, change.kind, change.hosts) == ("wide", True, "peers", (FACELESS,))
+    assert change.severity == "high"
+    (change,) = told(new, old)
+    assert (change.client, change.opens, change.kind, change.severity) == ("wide", False, "peers", "low")
+
+
+def test_r2_who_has_no_face_is_told_once_with_the_others_or_as_a_client_that_is_new() -> None:
+    agent = Client(name="agent", networks=nets("127.0.0.0/8"), users=(1001,))
+    changes = told(clients(agent, WIDE), clients(replace(WIDE, name="broad")))
+    assert {(each.client, each.was, each.opens) for each in changes} == {("broad", "", True)}
+    changes = told(clients(NARROW, WIDE), clients(NARROW))
+    assert {(each.client, each.opens) for each in changes} == {("wide", False)}
+    assert len(changes) == len(set(changes))
+
+
 # 2b: what an IPv6 address carries
 
 
@@ -333,8 +353,10 @@ def test_r9_a_day_that_is_over_or_never_comes_is_none() -> None:
 
 
 def test_r9_what_is_told_for_today_is_not_told_again() -> None:
-    (change,) = compare_from(days(), days(replace(NAS, expires=date(2026, 8, 9))), TODAY)
-    assert (change.opens, change.since) == (True, "")
+    ends = replace(NAS, expires=date(2026, 8, 9))
+    found = list(compare_from(days(default="deny"), days(ends, default="deny", allow=(allow("a.com"),)), TODAY))
+    assert {(each.kind, each.since) for each in found} == {("permits", ""), ("names", "")}
+    assert len(found) == len(set(found))
 
 
 def test_r9_what_is_open_for_a_permit_and_stays_so_without_is_told() -> None:

@@ -175,7 +175,7 @@ class Request:
     def near_the_edges(cls, random: Random) -> Request:
         """Any one."""
         who = random.choice(PEERS)
-        peer = Peer(who, random.choice((None, 1, 2, 3, 1001)))
+        peer = Peer(who, random.choice((None, None, 1, 2, 3, 1001)))
         proven = random.choice(PROVEN)
         host, address = random.choice(NAMES), None
         if random.random() < 0.3:

@@ -39,7 +39,10 @@ def test_where_no_condition_changes_everybody_stays_who_he_is() -> None:
         ((ALL,), {("one", "all"), ("all", "all"), (None, None)}),
         ((ONE,), {("one", "one"), ("all", None), (None, None)}),
         ((ALL, ONE), {("one", "all"), ("all", "all"), (None, None)}),
-        ((replace(ONE, users=(7,)), ALL), {("one", "one"), ("one", "all"), ("all", "all"), (None, None)}),
+        (
+            (replace(ONE, users=(7,)), ALL),
+            {("one", "one"), ("one", "all"), ("one", None), ("all", "all"), (None, None)},
+        ),
         ((replace(ONE, credential=BOB), ALL), {("one", "one"), ("one", "all"), ("all", "all"), (None, None)}),
         (
             (replace(ONE, networks=nets("127.0.0.1/32", "::1/128")), ALL),
@@ -54,6 +57,25 @@ def test_each_way_that_a_peer_goes_is_there(new: tuple[Client, ...], expected: s
 def test_they_come_in_the_order_of_the_clients_each_once() -> None:
     old, new = (Snapshot.of(replace(policy(), client=each), TODAY) for each in ((ONE, ALL), (ALL,)))
     assert moves(old, new) == (Move(None, None), Move("one", "all"), Move("all", "all"))
+
+
+@pytest.mark.parametrize("listen", [Listen(), UNIX])
+def test_r2_who_has_no_face_is_let_in_once_no_client_with_accounts_stands_before(listen: Listen) -> None:
+    """Nobody comes into question behind one that asks for an account, on whatever address of this host."""
+    for networks in (nets("127.0.0.0/8"), nets("192.0.2.0/24"), ()):
+        rest = replace(ALL, networks=networks, credential=BOB)
+        agent = Client(name="agent", users=(7,), networks=networks)
+        old, new = (
+            Snapshot.of(replace(policy(), client=each, listen=listen), TODAY) for each in ((agent, rest), (rest,))
+        )
+        assert Move(None, "all", faceless=True) in moves(old, new)
+        assert Move("all", None, faceless=True) in moves(new, old)
+        assert Move(None, "all") not in moves(old, new)
+
+
+def test_who_has_no_face_is_not_told_apart_where_he_goes_with_the_others() -> None:
+    old, new = (Snapshot.of(replace(policy(), client=each), TODAY) for each in ((ONE,), (ONE, ALL)))
+    assert not [each for each in moves(old, new) if each.faceless]
 
 
 def test_an_account_may_be_called_by_its_name_and_by_its_number() -> None:
