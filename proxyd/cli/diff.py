@@ -32,6 +32,7 @@ _WORDS: Final = {
     "via": "names that lead through",
     "permits": "permitted host",
     "peers": "may be it:",
+    "listeners": "may connect:",
     "tls_name": "names that TLS in a tunnel may have:",
     "identity_headers": "to permitted hosts, headers",
 }

@@ -28,6 +28,7 @@ learn      what an allowlist would need for what was asked for
 remedy     the smallest change that would allow what is denied
 reach      what clients reach
 peers      who is which client before and after a change
+doors      who can connect to one [listen] and not to another
 compare    what a change opens or closes, for whom
 snapshot   a policy on one day and one host, compiled for lookup
 limits     token buckets and counts

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from netaddr import IPNetwork, IPSet
 
 from proxyd.policy.atoms import OTHER, Atoms
+from proxyd.policy.doors import beyond
 from proxyd.policy.peers import Move, has_peers_without_address, moves
 from proxyd.policy.reach import Answer, Literal, Name, Permitted, Via, bare, reach, settings
+from proxyd.policy.rows import holds
 from proxyd.policy.snapshot import Own, Snapshot
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
 _EVERYWHERE: Final = (IPNetwork("0.0.0.0/0"), IPNetwork("::/0"))
 _TLS_PORT: Final = 443
+EVERYBODY: Final = "everybody"
+"""Whose change it is where a listener is another."""
+
 FACELESS: Final = "peers of this host whose account cannot be told"
 K = TypeVar("K", int, tuple[str, int])
 
@@ -38,7 +43,8 @@ class Change:
 
     kind: "names" (where they lead to an address that answers may have), "answers", "via" (names through which others
     may lead), "literals", "permits", "peers" (who the client may be), "tls_name" (which names TLS may have in a
-    tunnel), or "identity_headers" (which of those that a permitted destination is not to see).
+    tunnel), "identity_headers" (which of those that a permitted destination is not to see), or "listeners" (where
+    anybody may connect).
     hosts: names, `*.suffix` for what is below and not told by itself, OTHER; or networks, those that carry some IPv4
     network as `NETWORK carrying NETWORK`; or accounts and credentials; or headers.
     at: where permitted hosts may be. special: whether special-purpose addresses are among it.
@@ -61,11 +67,14 @@ class Change:
         """How much a reviewer should care: what was closed, least; special-purpose addresses and everything, most."""
         if not self.opens:
             return "low"
-        return "high" if self.special or self.kind == "peers" or OTHER in self.hosts else "medium"
+        return "high" if self.special or self.kind in {"peers", "listeners"} or OTHER in self.hosts else "medium"
 
 
 def compare(old: Snapshot, new: Snapshot) -> Iterator[Change]:
-    """Every change of what any peer reaches. Who is no client reaches nothing."""
+    """Every change of what any peer reaches, and of who can be one. Who is no client reaches nothing."""
+    for opens, more, less in ((True, new, old), (False, old, new)):
+        if doors := tuple(beyond(more.policy.listen, less.policy.listen)):
+            yield Change(EVERYBODY, opens, "listeners", doors)
     yield from _Comparison(old, new).changes()
 
 
@@ -124,7 +133,7 @@ class _Comparison:
         client = name or was or ""
         found = list(_told(client, before, after, self._atoms))
         if was is not None and name is not None:
-            found += self._kept_back(was, name)
+            found += self._kept_back(was, name, before, after)
         for each in found:
             yield replace(each, was=was) if was is not None and name is not None and was != name else each
 
@@ -143,12 +152,14 @@ class _Comparison:
             self._settings[name, after] = settings(client), after and not self._common
         return self._settings[name, after]
 
-    def _kept_back(self, was: str, name: str) -> Iterator[Change]:
+    def _kept_back(
+        self, was: str, name: str, reached_before: frozenset[Reached], reached_after: frozenset[Reached]
+    ) -> Iterator[Change]:
         """What is kept from a destination that is reached: names inside TLS, and headers."""
         before, after = self._before[was], self._after[name]
         old, new = (self._old.rules(before), self._new.rules(after))
         held_before, held_after = (each.destinations.holds_to_tls_name(_TLS_PORT) for each in (old, new))
-        if held_before != held_after:
+        if held_before != held_after and _has_tls(reached_after if held_before else reached_before, self._atoms):
             yield Change(name, held_before, "tls_name", ("any",), (str(_TLS_PORT),))
         for opens, more, less in ((True, new, old), (False, old, new)):
             headers = _identity_headers(less) - _identity_headers(more)
@@ -222,6 +233,12 @@ def _told(client: str, before: frozenset[Reached], after: frozenset[Reached], at
 def _asked(reached: frozenset[Reached], atoms: Atoms) -> set[tuple[bool, ...]]:
     """The kinds of ports on which there are names: of those that are new or gone it is told that they are."""
     return {atoms.ports[each.port].own for each in reached if isinstance(each, Name)}
+
+
+def _has_tls(reached: frozenset[Reached], atoms: Atoms) -> bool:
+    """Whether anything is reached on the port of TLS."""
+    tls = {number for number, each in enumerate(atoms.ports) if holds(each.spans, _TLS_PORT)}
+    return any(isinstance(each, Name | Literal | Permitted) and each.port in tls for each in reached)
 
 
 # The same, put together as a person would say it: what has the same ports, or the same addresses, is one

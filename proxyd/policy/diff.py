@@ -42,7 +42,8 @@ def _changed(old: object, new: object, path: str) -> Iterator[str]:
     elif is_dataclass(new) and type(old) is type(new) and any("reader" in each.metadata for each in fields(new)):
         yield from _changed_table(old, new, f"{path}.")
     elif old != new:
-        yield f"{path}: {_told(old)} -> {_told(new)}"
+        spelt = _as_mode if path.endswith("unix_mode") else _told
+        yield f"{path}: {spelt(old)} -> {spelt(new)}"
 
 
 def _changed_rows(old: Any, new: Any, path: str) -> Iterator[str]:  # noqa: ANN401 - tuples of rows
@@ -78,6 +79,10 @@ def _label(row: Row | Client) -> str:
     if isinstance(row, Expectation):
         return f"{row.url} {row.expect}{row.client and f' for {row.client}'}"
     return row.host if isinstance(row, PermitRow) else ", ".join(getattr(row, "hosts", ()))
+
+
+def _as_mode(value: object) -> str:
+    return f"{value:04o}" if isinstance(value, int) else _told(value)
 
 
 def _told(value: object) -> str:

@@ -116,6 +116,12 @@ def test_r9_a_permit_that_is_to_last_longer_opens_from_the_day_on_which_it_was_t
     assert change["since"] == ""
 
 
+def test_r2_a_listener_beyond_loopback_fails_the_check(compare: Compare) -> None:
+    base = BASE.replace("127.0.0.0/8", "10.0.0.0/8").replace("127.0.0.1:3128", "10.0.0.5:3128")
+    status, said = compare(base, base.replace('["10.0.0.5:3128"]', '["10.0.0.5:3128", "10.0.0.6:3128"]'))
+    assert (status, said.splitlines()[0]) == (1, "high    everybody  opens   may connect: 10.0.0.6:3128")
+
+
 def test_attack_2_17_a_listener_beyond_loopback_is_reached_by_nobody(compare: Compare) -> None:
     """To permit its own address and port opens nothing, as `check` and the daemon have it."""
     base = BASE.replace("127.0.0.1:3128", "10.0.0.5:3128").replace("127.0.0.0/8", "10.0.0.0/8")

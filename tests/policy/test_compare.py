@@ -12,7 +12,7 @@ from netaddr import IPAddress
 from proxyd.policy.address import Endpoint
 from proxyd.policy.atoms import OTHER
 from proxyd.policy.client import Client, Credential, Destinations, OwnDestinations
-from proxyd.policy.compare import FACELESS, Change, compare, compare_from
+from proxyd.policy.compare import EVERYBODY, FACELESS, Change, compare, compare_from
 from proxyd.policy.dns import Dns
 from proxyd.policy.listen import Listen, UnixPath
 from proxyd.policy.model import Parent
@@ -296,6 +296,26 @@ def test_attack_3_4_a_name_that_is_no_longer_denied_may_stand_in_a_chain() -> No
     assert (change.kind, change.opens, change.hosts) == ("via", True, ("bad.example",))
 
 
+# 2g: where peers come in
+
+
+def test_r2_a_listener_that_is_new_is_told_for_everybody_and_is_of_the_highest_severity() -> None:
+    old, new = (
+        Snapshot.of(replace(policy(), listen=Listen(http=(Endpoint(IPAddress(each), 3128),))), TODAY)
+        for each in ("127.0.0.1", "10.0.0.5")
+    )
+    (change,) = told(old, new)
+    assert (change.client, change.opens, change.kind, change.hosts) == (
+        EVERYBODY,
+        True,
+        "listeners",
+        ("10.0.0.5:3128",),
+    )
+    assert change.severity == "high"
+    (change,) = told(new, old)
+    assert (change.opens, change.kind, change.severity) == (False, "listeners", "low")
+
+
 # 2d: what a destination that is reached gets to see
 
 
@@ -306,11 +326,28 @@ def seen(tls_name: str = "", headers: tuple[str, ...] = (), permits: tuple[Permi
 
 
 def test_attack_4_2_that_tls_may_name_another_host_is_told() -> None:
-    old, new = (seen(each) for each in ("match", "off"))
+    rows = (permit("nas.local", "10.0.0.0/8"),)
+    old, new = (seen(each, permits=rows) for each in ("match", "off"))
     (change,) = told(old, new)
     assert (change.client, change.kind, change.opens, change.severity) == ("agent", "tls_name", True, "medium")
     (change,) = told(new, old)
     assert (change.kind, change.opens, change.severity) == ("tls_name", False, "low")
+
+
+def test_attack_4_2_where_nobody_reaches_443_what_tls_may_name_is_nothing() -> None:
+    on_80 = (permit("nas.local", "10.0.0.0/8", ports=[80]),)
+    for rows in ((), on_80):
+        old, new = (seen(each, permits=rows) for each in ("match", "off"))
+        assert told(old, new) == told(new, old) == []
+
+
+@pytest.mark.parametrize("host", ["a.com", "8.8.8.8"])
+def test_attack_4_2_a_listed_name_or_address_on_443_is_reached(host: str) -> None:
+    old, new = (
+        Snapshot.of(replace(policy(allow=(allow(host),)), destinations=seen(each).policy.destinations), TODAY)
+        for each in ("match", "off")
+    )
+    assert [(each.kind, each.opens) for each in told(old, new)] == [("tls_name", True)]
 
 
 def test_that_an_identity_header_reaches_permitted_destinations_is_told() -> None:

@@ -51,6 +51,7 @@ def test_a_policy_does_not_differ_from_itself_nor_from_another_place_of_its_rows
             '["systemd"]',
             "listen.https: [127.0.0.1:3129, systemd:tls] -> [systemd]",
         ),
+        ('unix_mode = "0660"\n', "", "listen.unix_mode: 0660 -> 0600"),
         ('unix_group = "agents"\n', "", "listen.unix_group: agents -> nothing"),
         ('"127.0.0.1:9128"', '"[::1]:9128"', "admin.listen: 127.0.0.1:9128 -> [::1]:9128"),
         ('"/etc/proxyd/token"', '"/run/token"', "admin.token_file: /etc/proxyd/token -> /run/token"),
