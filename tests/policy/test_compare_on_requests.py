@@ -7,6 +7,7 @@ and `decide`: what is compared is what the daemon would do.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import date, timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +17,7 @@ from netaddr import IPAddress, IPNetwork
 
 from proxyd.policy.address import Destination, Endpoint, Resolution, parse_host
 from proxyd.policy.client import Client, Credential, Destinations, OwnDestinations
-from proxyd.policy.compare import Change, compare
+from proxyd.policy.compare import Change, compare_from
 from proxyd.policy.dns import Dns
 from proxyd.policy.listen import Listen, UnixPath
 from proxyd.policy.model import Parent, Policy
@@ -45,10 +46,13 @@ IPV4: Final = (
     *("8.8.7.255", "8.8.8.0", "8.8.8.8", "8.8.8.255", "8.8.9.0", "1.1.1.1", "1.1.1.2", "10.0.0.1", "11.0.0.0"),
     *("127.0.0.1", "169.254.169.254", "93.184.216.34", "192.0.2.7", "0.0.0.0"),
 )
+LOOPBACK: Final = Listen(http=(Endpoint(IPAddress("127.0.0.1"), 3128),))
 FILLED: Final = 0x08080808
 SECRETS: Final = (Credential(user="bob", file="x"), Credential(user="bob", file="y"), Credential(user="eve", file="x"))
 PROVEN: Final = ((), (), *((each,) for each in SECRETS), SECRETS[:2])
 PEERS: Final = (None, *map(IPAddress, ("127.0.0.1", "127.0.0.2", "::1")))
+LAST_DAYS: Final = (TODAY, TODAY + timedelta(days=7))
+DAYS: Final = tuple(TODAY + timedelta(days=number) for number in (0, 1, 7, 8))
 ACCOUNTS: Final = ({"daemon": 1, "bin": 2}, {"daemon": 1001, "bin": 2})
 
 
@@ -87,7 +91,10 @@ allows = st.lists(
     st.builds(lambda host, opened: allow(host, ports=opened), st.sampled_from(PATTERNS), ports), max_size=2
 ).map(tuple)
 permits = st.lists(
-    st.builds(lambda host, where, opened: permit(host, *where, ports=opened), st.sampled_from(HOSTS), networks, ports),
+    st.builds(
+        lambda host, where, opened, last: permit(host, *where, ports=opened, expires=last),
+        *(st.sampled_from(HOSTS), networks, ports, st.sampled_from((None, *LAST_DAYS))),
+    ),
     max_size=2,
 ).map(tuple)
 defaults = st.sampled_from(["allow", "deny"])
@@ -116,7 +123,7 @@ KEYS: Final[dict[str, st.SearchStrategy[Any]]] = {
         st.lists(st.sampled_from(["198.18.0.0/15", "fd00::/8"]), max_size=1),
     ),
     "parent": st.sampled_from([None, None, Parent(address=Endpoint(IPAddress("8.8.8.8"), 80))]),
-    "listen": st.sampled_from([Listen(), Listen(http=(UnixPath("/run/p.sock"),))]),
+    "listen": st.sampled_from([LOOPBACK, replace(LOOPBACK, https=(UnixPath("/run/p.sock"),))]),
 }
 
 
@@ -155,7 +162,7 @@ def pairs(draw: st.DrawFn) -> tuple[Policy, Policy]:
         somebody(draw(changed(CONDITIONS, {"name": name} | all_, draw(st.integers(0, 3)))))
         for name in draw(st.sampled_from([("wide",), ("narrow", "wide")]))
     )
-    least = {"schema": 1, "name": "a", "listen": Listen(), "destinations": Destinations(default="allow")}
+    least = {"schema": 1, "name": "a", "listen": LOOPBACK, "destinations": Destinations(default="allow")}
     old = Policy(**draw(changed(KEYS, least, draw(st.integers(0, 4)))), client=before)
     if draw(st.booleans()):
         return old, replace(old, client=draw(clients(old.client)))
@@ -197,28 +204,28 @@ class Request:
         return isinstance(decide(self.destination, client, snapshot, self.found), Allow)
 
 
-def both(old: Policy, new: Policy, accounts: dict[str, int] | None = None) -> tuple[Snapshot, Snapshot]:
+def both(old: Policy, new: Policy, day: date, accounts: dict[str, int]) -> tuple[Snapshot, Snapshot]:
     """As of one day, on one host."""
-    own = Own(frozenset({3128}))
-    return Snapshot.of(old, TODAY, own, accounts), Snapshot.of(new, TODAY, own, accounts)
+    return Snapshot.of(old, day, Own.of(old), accounts), Snapshot.of(new, day, Own.of(new), accounts)
 
 
-def found_in(changes: list[Change], *, opens: bool) -> bool:
-    """Whether something of that kind is told."""
-    return any(each.opens is opens for each in changes)
+def found_in(changes: list[Change], day: date, *, opens: bool) -> bool:
+    """Whether something of that kind is told for this day, or for one before."""
+    return any(each.opens is opens and each.since <= day.isoformat() for each in changes)
 
 
 @settings(max_examples=40, deadline=None)
 @given(pairs(), st.integers(0, 2**32))
 def test_r8_whatever_becomes_reachable_for_any_peer_is_told(pair: tuple[Policy, Policy], seed: int) -> None:
     """And of what closes, at least that there is a change; nothing told is nothing changed."""
-    told = list(compare(*both(*pair)))
+    told = list(compare_from(*pair, TODAY))
     random = Random(seed)  # noqa: S311 - the requests of a test
-    hosts = both(*pair, ACCOUNTS[0]), both(*pair, ACCOUNTS[1])
+    hosts = [(day, *both(*pair, day, accounts)) for day in DAYS for accounts in ACCOUNTS]
     for _ in range(1000):
         request = Request.near_the_edges(random)
-        before, after = (request.is_let_through(snapshot) for snapshot in random.choice(hosts))
-        assert before or not after or found_in(told, opens=True), request
+        day, *snapshots = random.choice(hosts)
+        before, after = (request.is_let_through(snapshot) for snapshot in snapshots)
+        assert before or not after or found_in(told, day, opens=True), (request, day)
         assert before == after or told, request
 
 
