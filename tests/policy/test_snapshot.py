@@ -14,6 +14,7 @@ from netaddr import IPAddress
 from proxyd.policy.address import Destination, Endpoint
 from proxyd.policy.client import Client, Credential, Destinations, OwnDestinations
 from proxyd.policy.dns import Dns
+from proxyd.policy.listen import Listen
 from proxyd.policy.model import Parent
 from proxyd.policy.password import parse_hash
 from proxyd.policy.rows import PermitRow
@@ -321,3 +322,13 @@ def test_a_snapshot_cannot_be_changed() -> None:
         world().policy = policy()  # type: ignore[misc]
     with pytest.raises(FrozenInstanceError):
         rules().permit = ()  # type: ignore[misc]
+
+
+def test_attack_2_17_a_policy_says_where_proxyd_will_be_reached_as_far_as_it_can() -> None:
+    """Addresses on which it listens are this host's; loopback is anyway."""
+    places = (Endpoint(IPAddress("10.0.0.5"), 3128), Endpoint(IPAddress("127.0.0.1"), 0))
+    own = Own.of(replace(policy(), listen=Listen(http=places)))
+    assert own.ports == {3128}
+    assert own.holds(IPAddress("10.0.0.5"), 3128)
+    assert own.holds(IPAddress("127.0.0.9"), 3128)
+    assert not own.holds(IPAddress("10.0.0.6"), 3128)
