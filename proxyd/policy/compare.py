@@ -16,7 +16,7 @@ from netaddr import IPNetwork, IPSet
 from proxyd.policy.atoms import OTHER, Atoms
 from proxyd.policy.doors import beyond
 from proxyd.policy.peers import Move, has_peers_without_address, moves
-from proxyd.policy.reach import Answer, Literal, Name, Permitted, Via, bare, reach, settings
+from proxyd.policy.reach import Answer, Literal, Name, Permitted, Via, bare, own_terms, reach
 from proxyd.policy.rows import holds
 from proxyd.policy.snapshot import Own, Snapshot
 
@@ -103,7 +103,7 @@ class _Comparison:
         self._atoms = Atoms((old, new))
         self._known: dict[Hashable, frozenset[Reached]] = {}
         self._common = bare(old.policy, old.own) == bare(new.policy, new.own)
-        self._settings: dict[tuple[str, bool], Hashable] = {}
+        self._terms: dict[tuple[str, bool], Hashable] = {}
         self._before, self._after = ({each.name: each for each in one.policy.client} for one in (old, new))
 
     def changes(self) -> Iterator[Change]:
@@ -147,10 +147,10 @@ class _Comparison:
 
     def _bearing(self, name: str, *, after: bool) -> Hashable:
         """What it depends on what a client reaches: of whom it is the same, he reaches the same."""
-        if (name, after) not in self._settings:
+        if (name, after) not in self._terms:
             client = (self._after if after else self._before)[name]
-            self._settings[name, after] = settings(client), after and not self._common
-        return self._settings[name, after]
+            self._terms[name, after] = own_terms(client), after and not self._common
+        return self._terms[name, after]
 
     def _kept_back(
         self, was: str, name: str, reached_before: frozenset[Reached], reached_after: frozenset[Reached]

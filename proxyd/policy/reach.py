@@ -66,7 +66,7 @@ Reached = Name | Answer | Via | Literal | Permitted
 """Something that a client reaches; the numbers are those of Atoms."""
 
 
-def settings(client: Client) -> Hashable:
+def own_terms(client: Client) -> Hashable:
     """All of a client that its reach may depend on: not who it is, and how much it may do."""
     rows = (_unsigned(each) for each in (client.deny, client.allow, client.permit))
     return (client.destinations, client.egress, *rows)

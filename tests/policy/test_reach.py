@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from proxyd.policy.address import Destination, Resolution
 from proxyd.policy.atoms import OTHER, OTHER_LABEL, Atoms
 from proxyd.policy.client import OwnDestinations
-from proxyd.policy.reach import Answer, Literal, Name, Permitted, Reached, Via, reach
+from proxyd.policy.reach import Answer, Literal, Name, Permitted, Reached, Via, bare, own_terms, reach
 from proxyd.policy.snapshot import Own, Snapshot
 from proxyd.policy.verdict import Allow, decide
 from tests.policy.worlds import CLIENT, TODAY, addresses, allow, deny, permit, policy, world
@@ -127,3 +127,14 @@ def test_where_no_name_is_reached_or_leads_anywhere_there_is_no_chain() -> None:
 
 def test_a_client_that_there_is_not_reaches_nothing() -> None:
     assert reach("nobody", world(), Atoms((world(),))) == frozenset()
+
+
+def test_reach_depends_neither_on_who_a_client_is_nor_on_where_a_rule_is_written() -> None:
+    rows = (allow("a.com"), replace(allow("a.com"), where="new.toml: allow[3]", name="other", reason="another"))
+    one, same = (replace(CLIENT, name=each.name, allow=(each,)) for each in rows)
+    assert own_terms(one) == own_terms(same) != own_terms(replace(CLIENT, allow=(allow("b.com"),)))
+    plain, moved = (policy(allow=(each,)) for each in rows)
+    own = Own(frozenset({8443}))
+    assert bare(plain, own) == bare(moved, own)
+    assert bare(plain, own) != bare(plain, Own())
+    assert bare(plain, own) != bare(policy(), own)
