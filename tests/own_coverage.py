@@ -34,7 +34,7 @@ def main() -> int:
 def _own_test(module: Path) -> str:
     package = module.parent.name
     if module.name == "__init__.py" or module == ROOT / "proxyd" / "__main__.py":
-        return "tests/cli/test_cli.py"
+        return "tests/cli/test_cli(_on_[a-z]+)?.py"
     return f"tests/{package}/test_{module.stem.replace('__', '')}(_on_[a-z]+)?.py"  # "…_on_sockets": the same, for real
 
 

@@ -18,6 +18,7 @@ from tests.completion import commands
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [each.name for each in commands() if each.name]
@@ -192,11 +193,29 @@ class Early:
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Early())
 sys.argv[1:] = ["--version"]
-from proxyd.__main__ import start
 start()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)  # noqa: S603 - our own words
     assert (done.returncode, done.stderr) == (status, b"")
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL, signal.default_int_handler])
+def test_what_an_interrupt_means_is_afterwards_what_it_was(
+    monkeypatch: pytest.MonkeyPatch, handler: signal.Handlers | Callable[..., object]
+) -> None:
+    seen: list[object] = []
+
+    def note() -> int:
+        seen.append(signal.getsignal(signal.SIGINT))
+        return 7
+
+    monkeypatch.setattr(cli, "main", note)
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        assert runpy.run_module("proxyd.__main__", run_name="imported")["start"]() == 7
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [handler]
 
 
 def test_an_interrupt_while_the_command_line_is_read_is_130(

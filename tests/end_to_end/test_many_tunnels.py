@@ -151,6 +151,7 @@ def test_r10_one_worker_holds_eight_thousand_tunnels_and_keeps_nothing_of_them(
     permit = f'[[permit]]\nhost = "{address}"\nports = [{crowd.port}]\nnetworks = ["{address}/32"]\nreason = "x"\n'
     proxy = scene.start(f"[limits]\nconnections = {TUNNELS}\n{permit}")
     tunnels = min(TUNNELS, (files - OTHER_FILES) // 2)
+    proxy.wait_for_start()
     (worker,) = proxy.workers()
     crowd.open(proxy, 1)  # so that what the worker opens once is open
     before = open_files(worker) - 2

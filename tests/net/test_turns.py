@@ -193,6 +193,25 @@ async def test_a_client_at_its_bound_keeps_nobody_else_waiting(nursery: trio.Nur
     nursery.cancel_scope.cancel()
 
 
+async def test_who_waits_alone_and_gives_up_leaves_nothing_behind(nursery: trio.Nursery) -> None:
+    """Nor does one of two; the turn goes to who still waits."""
+    scene = Scene(1, 1)
+    for client in "abb":
+        scene.enter(nursery, client)
+        await wait_all_tasks_blocked()
+    holder, first, second = scene.present
+    for each in (first, second):
+        each.scope.cancel()
+        await wait_all_tasks_blocked()
+    scene.enter(nursery, "b")
+    await wait_all_tasks_blocked()
+    holder.end.set()
+    await wait_all_tasks_blocked()
+    (last,) = scene.holders
+    assert (scene.began, last.client) == (["a", "b"], "b")
+    last.end.set()
+
+
 async def test_attack_8_floods_of_several_clients_leave_some_for_the_next(nursery: trio.Nursery) -> None:
     """The second has no more than the first leaves it, and the third finds some all the same; later they are even."""
     scene = Scene(64, 48)
