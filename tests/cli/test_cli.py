@@ -193,6 +193,7 @@ class Early:
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Early())
 sys.argv[1:] = ["--version"]
+from proxyd.__main__ import start
 start()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)  # noqa: S603 - our own words
