@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterator
 
     from proxyd.net.relay import Flow
-    from proxyd.net.wire import Wire
+    from proxyd.net.wire import Sent, Wire
 
 SOON_SECONDS: Final = 1.0  # for an answer to begin, before it is watched whether the client still waits for it
 LEAVE_SECONDS: Final = 10.0  # until the answer to a client that has ended its side must have begun
 STALL_SECONDS: Final = 120.0  # for an origin to take a piece of the request; meanwhile nobody looks after the client
+MOST_AT_ONCE: Final = 16  # chunks that are sent together; an origin can make thousands of one read, and others wait
 MOST_INTERIM: Final = 32  # 1xx responses before the final one; a server that sends more means no good
 
 
@@ -63,6 +64,7 @@ class Forward:
     _failure: Failed | None = field(default=None, init=False)
     _switched: bool = field(default=False, init=False)
     _watched: bool = field(default=False, init=False)
+    _ending: bool = field(default=False, init=False)
     _tasks: trio.Nursery = field(init=False)
     _awaited: list[Reason | None] = field(default_factory=lambda: [Reason.ORIGIN_TIMEOUT], init=False)
     _scope: trio.CancelScope = field(default_factory=trio.CancelScope, init=False)
@@ -74,7 +76,7 @@ class Forward:
         with self._scope:
             async with trio.open_nursery() as self._tasks:
                 if self.client.receiving:
-                    self._tasks.start_soon(self._settled, partial(self._carry_request, head))
+                    self._tasks.start_soon(self._beside, partial(self._carry_request, head))
                 else:
                     await self._settled(partial(self._ask, head))
                 if self._failure is None:
@@ -96,8 +98,22 @@ class Forward:
         try:
             await carry()
         except Failed as failure:
-            self._failure = self._failure or failure
-            self._scope.cancel()
+            self._fail(failure)
+
+    async def _beside(self, carry: Callable[[], Awaitable[None]]) -> None:
+        """The same for what goes on beside the answer: how it ends matters to nobody who has the whole of that.
+
+        A client that has seen the last octet may leave before we are told that it was sent.
+        """
+        try:
+            await carry()
+        except Failed as failure:
+            if not self._ending:
+                self._fail(failure)
+
+    def _fail(self, failure: Failed) -> None:
+        self._failure = self._failure or failure
+        self._scope.cancel()
 
     async def _ask(self, head: bytes) -> None:
         """Send a request that has no body, and give the answer a moment to begin before the client is watched."""
@@ -148,7 +164,7 @@ class Forward:
         """See to it that somebody notices when the client leaves."""
         if not self._watched and not self.client.receiving:
             self._watched = True
-            self._tasks.start_soon(self._settled, self._watch_client)
+            self._tasks.start_soon(self._beside, self._watch_client)
 
     async def _watch_client(self) -> None:
         """A client that leaves while it waits for the answer takes the exchange with it.
@@ -166,30 +182,38 @@ class Forward:
         raise Failed(None)
 
     async def _carry_response(self) -> None:
-        """Interim heads, the final head and its body, down."""
+        """Interim heads, the final head and its body, down: in one piece what came in one.
+
+        None of it is framed before it was all read: what is malformed from the beginning is a 502 still.
+        """
         try:
             head = await self._final_head()
             if head is None:
                 return
-            event = self.origin.received()  # a body that is malformed from the beginning is a 502 still
-            octets = self.client.framed(response_to_client(head, self.via))
-            if event is None:
-                octets = await self._down(octets)
-                event = await self._more_of_the_answer()
-            while isinstance(event, h11.Data):
-                self.flow.down += len(event.data)
-                octets = await self._down(octets + self.client.framed(event))
-                event = self.origin.received() or await self._more_of_the_answer()
-            end = h11.EndOfMessage(headers=trailers(event) if self._client_is_modern() else [])
+            piece: list[Sent] = [response_to_client(head, self.via)]
+            event = self.origin.received()
+            while not isinstance(event, h11.EndOfMessage):
+                if event is None or len(piece) == MOST_AT_ONCE:
+                    octets, piece = self._framed(piece), []
+                    await self._down(octets)
+                if event is None:
+                    self._watch()
+                    event = await self.origin.receive()
+                else:
+                    piece.append(event)
+                    event = self.origin.received()
+            piece.append(h11.EndOfMessage(headers=trailers(event) if self._client_is_modern() else []))
         except trio.BrokenResourceError:
             raise Failed(Reason.ORIGIN_CLOSED) from None
         except Malformed:
             raise Failed(Reason.ORIGIN_MALFORMED) from None
-        await self._down(octets + self.client.framed(end))
+        self._ending = True
+        await self._down(self._framed(piece))
 
-    async def _more_of_the_answer(self) -> h11.Data | h11.EndOfMessage:
-        self._watch()
-        return await self.origin.receive()
+    def _framed(self, piece: list[Sent]) -> bytes:
+        """The octets of a piece of the answer for the client, its body counted."""
+        self.flow.down += sum(len(event.data) for event in piece if isinstance(event, h11.Data))
+        return b"".join(map(self.client.framed, piece))
 
     async def _final_head(self) -> h11.Response | None:
         """The final response's head, interim ones passed on; None once a 101 made a tunnel of the connection."""
@@ -225,15 +249,14 @@ class Forward:
         self._switched = switches
         return switches
 
-    async def _down(self, octets: bytes) -> bytes:
-        """Send to the client: nothing is left to be sent."""
+    async def _down(self, octets: bytes) -> None:
+        """Send to the client."""
         try:
             with self._waiting_for_client(None):
                 await self.client.stream.send_all(octets)
         except trio.BrokenResourceError:
             raise Failed(None) from None
         self._stir()
-        return b""
 
     @contextmanager
     def _waiting_for_client(self, late: Reason | None) -> Iterator[None]:

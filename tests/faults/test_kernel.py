@@ -225,12 +225,19 @@ def test_attack_8_a_tunnel_that_the_kernel_fails_ends_and_no_other(
 
 def test_attack_8_a_tunnel_that_cannot_be_watched_ends_at_once(victims: Victims, faults: Faults) -> None:
     """The account watches as many files as it may (epoll(7), max_user_watches): its client is let go, nothing hangs."""
-    for _ in range(10):
+    tries = tunnels = 0
+    while tunnels < 10:
+        tries += 1
+        assert tries < 100, "it is never the pool that fails to watch"
         with victims.connect() as client:
-            assert get(client, victims.url).status == 200  # so that only the pool has not watched it yet
+            assert get(client, victims.url).status == 200  # so that only the pool has not watched it yet …
             with faults.failing("epoll_ctl", errno.ENOSPC, peer=victims.home):
-                assert connect(client, victims.target).status == 200
+                try:
+                    assert connect(client, victims.target).status == 200
+                except ConnectionResetError:
+                    continue  # … unless what waits for the next request begins to only now
+                tunnels += 1
                 with suppress(ConnectionResetError):
                     assert client.recv(100) == b""
                 assert faults.tried("epoll_ctl").failed == 1
-    assert victims.ended() == {(200, "complete"): 10, (200, "aborted"): 10}
+    assert victims.ended() == {(200, "complete"): tries, (200, "aborted"): 10}
