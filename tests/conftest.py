@@ -1,10 +1,12 @@
 """Before any test: a network of its own, entered while this process still has one thread.
 
-Then what the heavier tests share: whether this is their long form, and the figures that they report.
+Then what the heavier tests share: whether this is their long form, and the figures that they report; and, where
+coverage is measured, the file that a line was reached by.
 """
 
 from __future__ import annotations
 
+import coverage
 import pytest
 from hypothesis import settings
 
@@ -13,6 +15,7 @@ from tests import namespace
 namespace.enter()
 
 _FIGURES = pytest.StashKey[dict[str, str]]()
+_covering = [""]
 
 # A slow machine decides nothing: hypothesis times no example.
 settings.register_profile("untimed", deadline=None)
@@ -27,6 +30,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_report_header() -> str:
     """Say which network the tests saw, so that a green run says what it proved."""
     return f"network: {'own namespace with public addresses' if namespace.isolated else 'plain loopback, with permits'}"
+
+
+def pytest_runtest_logstart(nodeid: str) -> None:
+    """What is covered from now on, this file covers (`tests.own_coverage`); to say which test does takes far longer."""
+    file = nodeid.partition("::")[0]
+    measured = coverage.Coverage.current()
+    if measured is not None and file != _covering[-1]:
+        _covering.append(file)
+        measured.switch_context(file)
 
 
 @pytest.fixture(scope="session")
