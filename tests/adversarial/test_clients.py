@@ -30,6 +30,7 @@ from tests.end_to_end.conftest import POLICIES
 from tests.end_to_end.daemon import Daemon, policy_text
 from tests.end_to_end.nameserver import Nameserver, Says
 from tests.end_to_end.origin import Listener
+from tests.end_to_end.patient import patient
 from tests.tools import give_up, tool
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ MIB = 1024 * 1024
 BIG = random.Random(3).randbytes(64 * MIB)  # noqa: S311 - octets that no mistake repeats
 SMALL_UPLOAD, LONG_UPLOAD = BIG[: 4 * MIB], BIG[: 32 * MIB]  # the second is more than all buffers on the way hold
 MOST_GROWTH = 16 * MIB  # of the daemon's memory while 64 MiB pass through
-PATIENCE = 60.0  # seconds for a client to end; none is decided by time
+PATIENCE = 180.0  # seconds for a client to end; none is decided by time
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(__file__).parent / "clients"
 DEBIAN_NODE_MODULES = "/usr/share/nodejs"
@@ -225,7 +226,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, figures: dict[str, str]) -> 
     policy, audit, errors = directory / "policy.toml", directory / "audit.jsonl", directory / "errors"
     tls = "" if namespace.isolated else "".join(_permit(host, origin.tls_port) for host in ("origin.test", four, six))
     policy.write_text(policy_text(nameserver.port, origin.port, ("origin.test",), tls))
-    proxy = Daemon(policy, audit, errors)
+    proxy = Daemon(policy, audit, errors, patient(directory / "patient"))  # one that sends all of a refused upload, too
     proxy.wait_for_start()
     stage = Stage(origin, proxy, issued.authority)
     yield stage

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LINE: Final = b"a line\n"
-SECONDS: Final = 5
+SECONDS: Final = 60
 """After which a write that waits is a failure."""
 
 

@@ -48,7 +48,8 @@ def answered(path: str, outcome: Outcome | bytes) -> Iterator[None]:
             else:
                 visitor.sendall(outcome)
 
-    with listen(path) as sock:
+    with pytest.MonkeyPatch.context() as patch, listen(path) as sock:
+        patch.setattr(control, "ASK_SECONDS", 60.0)  # a slow machine decides nothing
         server = threading.Thread(target=serve)
         server.start()
         yield

@@ -178,6 +178,7 @@ def test_r3_it_runs_as_installed_and_says_which_version_it_is(
     served: tuple[Daemon, HttpOrigin], installed: Path
 ) -> None:
     daemon, origin = served
+    daemon.wait_for_start()
     (worker,) = daemon.workers()
     assert str(installed) in Path(f"/proc/{worker}/cmdline").read_text()
     assert f"proxyd: {__version__} listening on" in daemon.complaints()

@@ -139,6 +139,7 @@ def _serves(scene: Scene, proxy: Daemon, place: Path) -> None:
         client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert client.recv(12) == b"HTTP/1.1 200"
     assert {each["client"] for each in proxy.decisions()} == {"tester"}
+    proxy.wait_for_start(2)  # one that has not begun to hear cannot say that it is ready
     done = run("reload", "--policy", str(proxy.policy))
     assert done.returncode == 0, done.stderr
     assert (place / "s").is_socket()

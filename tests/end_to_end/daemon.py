@@ -19,7 +19,7 @@ from tests import namespace
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PATIENCE = 20.0  # seconds until a test gives up; none is decided by time
+PATIENCE = 60.0  # seconds until a test gives up; none is decided by time
 
 
 @dataclass

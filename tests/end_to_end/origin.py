@@ -63,7 +63,7 @@ class Listener:
             with contextlib.suppress(OSError), socket.socket(sock.family) as marker:
                 marker.bind((address, 0))
                 came = self._markers[marker.getsockname()[:2]] = threading.Event()
-                marker.settimeout(20)
+                marker.settimeout(60)
                 marker.connect((address, self.port))
                 came.wait(20)
         return self._arrived
@@ -90,7 +90,7 @@ class Listener:
 
     def _run(self, connection: socket.socket) -> None:
         with connection:
-            connection.settimeout(20)
+            connection.settimeout(60)
             try:
                 self.serve(connection)
             except OSError:

@@ -124,7 +124,7 @@ def _curl(proxy: Daemon, *arguments: str) -> bytes:
 
 
 def test_python_urllib(scene: Scene, proxy: Daemon) -> None:
-    code = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=20).read().decode())"
+    code = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=60).read().decode())"
     env = os.environ | {"http_proxy": f"http://127.0.0.1:{proxy.port}", "no_proxy": ""}
     command = [sys.executable, "-c", code, f"{scene.url}/py"]
     answer = subprocess.run(command, capture_output=True, check=True, env=env, text=True)  # noqa: S603 - our own words
@@ -154,7 +154,7 @@ http.get({ host: "127.0.0.1", port, path: "http://10.0.0.5/" }, (refused) => {
 
 def test_node_http_plain_connect_and_refusal(scene: Scene, proxy: Daemon) -> None:
     command = [tool("node"), "-e", _NODE, str(proxy.port), f"{scene.url}/node", scene.target]
-    answer = subprocess.run(command, capture_output=True, check=True, text=True, timeout=20)  # noqa: S603 - our own words
+    answer = subprocess.run(command, capture_output=True, check=True, text=True, timeout=60)  # noqa: S603 - our own words
     assert set(answer.stdout.splitlines()) == {
         "200",
         "you sent GET /node HTTP/1.1 and 0 octets",

@@ -32,7 +32,7 @@ _URLLIB: Final = """
 import sys, urllib.error, urllib.request
 opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if "direct" in sys.argv[2:] else []))
 try:
-    print(opener.open(sys.argv[1], timeout=20).status)
+    print(opener.open(sys.argv[1], timeout=60).status)
 except urllib.error.HTTPError as error:
     print(error.code)
 except OSError as error:

@@ -162,8 +162,8 @@ def test_r2_an_account_and_a_credential_are_both_needed(scene: Scene) -> None:
 
 # Credentials, with the clients that show them
 
-_URLLIB: Final = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=20).status)"
-_REQUESTS: Final = "import sys, requests; print(requests.get(sys.argv[1], timeout=20).status_code)"
+_URLLIB: Final = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=60).status)"
+_REQUESTS: Final = "import sys, requests; print(requests.get(sys.argv[1], timeout=60).status_code)"
 _NODE: Final = """
 const { ProxyAgent, fetch } = require("undici");
 const proxy = new URL(process.env.http_proxy);
@@ -194,7 +194,7 @@ def test_clients_that_have_the_credential_in_the_url_of_the_proxy(scene: Scene, 
         url = f"http://agent:{word}@127.0.0.1:{proxy.port}"
         command = [tool(program), *arguments, f"{scene.url}/"]
         env = os.environ | {"http_proxy": url, "no_proxy": "", "NODE_PATH": _NODE_MODULES}
-        done = subprocess.run(command, capture_output=True, check=False, env=env, text=True, timeout=20)  # noqa: S603 - our own words
+        done = subprocess.run(command, capture_output=True, check=False, env=env, text=True, timeout=60)  # noqa: S603 - our own words
         said.append(done.stdout + done.stderr)
     assert said[0] == "200\n"
     assert "200" not in said[1]
@@ -248,7 +248,7 @@ def test_r2_a_wrong_credential_is_407_and_the_right_one_may_follow(scene: Scene)
 def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """Run a command of proxyd to its end."""
     command = [sys.executable, "-m", "proxyd", *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=20)  # noqa: S603 - our own program
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603 - our own program
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def traffic(scene: Scene, proxy: Daemon) -> None:
         client.sendall(
             b"POST %s/b HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" % scene.url.encode() + b"x" * 1000
         )
-        client.settimeout(20)
+        client.settimeout(60)
         assert client.recv(12) == b"HTTP/1.1 200"
     with proxy.connect() as client:
         assert connect(client, scene.target).status == 200

@@ -23,7 +23,7 @@ EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_CONFIG = 2, 69, 78
 def proxyd(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command of proxyd to its end."""
     command = [sys.executable, "-m", "proxyd", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)  # noqa: S603 - our own program
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603 - our own program
 
 
 @pytest.mark.parametrize("policy", ["default", "allowlist", "local-models"])

@@ -52,7 +52,7 @@ class Prometheus:
 
     def ask(self, path: str) -> Any:  # noqa: ANN401 - JSON
         """What is there. Raises OSError until it is ready."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request("GET", f"/api/v1/{path}")
             answer = connection.getresponse()

@@ -82,7 +82,7 @@ class Listening:
 
     def heard_in(self, count: int) -> list[bytes]:
         """What it heard in so many connections, once they have ended."""
-        assert all(self._ended.acquire(timeout=20) for _ in range(count))
+        assert all(self._ended.acquire(timeout=60) for _ in range(count))
         return self.heard
 
 

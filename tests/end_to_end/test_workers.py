@@ -390,6 +390,6 @@ def test_a_second_proxyd_at_the_same_port_is_69_also_while_no_worker_lives(pair:
             os.kill(worker, signal.SIGKILL)
         until(lambda: not pair.workers(), "they live")
         command = [sys.executable, "-m", "proxyd", "--policy", str(policy)]
-        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)  # noqa: S603 - our own
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603 - our own
     assert (answer.returncode, answer.stderr.count("\n")) == (69, 1)
     assert "somebody listens there already" in answer.stderr

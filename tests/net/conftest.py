@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from proxyd.net import nameserver, resolver
 from proxyd.net.certificate import server_context
 from proxyd.net.stream import TcpStream
 from proxyd.net.tls import TlsStream
@@ -30,6 +31,14 @@ def certified(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 def uncertified(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """One that says the same, and whom nobody trusts."""
     return certificates(tmp_path_factory.mktemp("stranger"), ["dns.example"], ["127.0.0.1", "::1"])
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long time for a question and for a lookup: a slow machine decides nothing."""
+    monkeypatch.setattr(nameserver, "TRY_SECONDS", PATIENCE)
+    for name in ("TOTAL_SECONDS", "GRACE_SECONDS"):
+        monkeypatch.setattr(resolver, name, PATIENCE)
 
 
 @pytest.fixture

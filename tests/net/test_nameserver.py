@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+pytestmark = pytest.mark.usefixtures("patience")
+
+
 @pytest.fixture
 def impatience(monkeypatch: pytest.MonkeyPatch) -> float:
     """A short time for one question, where the clock is real."""

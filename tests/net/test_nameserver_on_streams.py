@@ -34,7 +34,6 @@ from tests.net.answering import (
     wrong_id,
     wrong_name,
 )
-from tests.net.joined import PATIENCE
 from tests.net.names import CLIENT, FOUR, NAME, A, reply
 
 if TYPE_CHECKING:
@@ -122,12 +121,6 @@ async def close(_: trio.SocketStream) -> None:
 async def speak_plainly(stream: trio.SocketStream) -> None:
     """Answer a handshake with what a plain server would send, an answer to the question."""
     await stream.send_all(framed(answering(question().to_wire(), EVIL)))
-
-
-@pytest.fixture
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long time for one question: a slow machine decides nothing."""
-    monkeypatch.setattr(nameserver, "TRY_SECONDS", PATIENCE)
 
 
 @pytest.fixture

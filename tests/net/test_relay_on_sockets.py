@@ -53,7 +53,7 @@ async def test_what_an_origin_sent_before_it_broke_off_is_not_cut_short_by_a_loo
         taken = joined.flow.down
         joined.origin.reset()
         await passes(mock_clock, 10 * LOOK_SECONDS)
-        assert joined.flow == Flow(0, taken, "cancelled"), "it runs"
+        assert joined.flow.outcome == "cancelled", "it runs"
         assert len(await joined.client.rest()) == joined.flow.down > taken
         assert await joined.outcome() == "reset"
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+pytestmark = pytest.mark.usefixtures("patience")
+
+
 @pytest.mark.parametrize("too_long", [False, True])
 async def test_attack_3_4_a_chain_off_the_wire_is_as_long_as_it_may_be_or_an_error_at_once(
     nursery: trio.Nursery,

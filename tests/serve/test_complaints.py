@@ -96,7 +96,7 @@ def test_a_stderr_that_nobody_reads_keeps_nobody_waiting(monkeypatch: pytest.Mon
         monkeypatch.setattr(sys, "stderr", stderr)
         told = threading.Thread(target=lambda: Complaints()("no audit"), daemon=True)
         told.start()
-        told.join(5.0)
+        told.join(60.0)
         assert not told.is_alive()
         assert os.get_blocking(writing)  # what is open there is shared with others
         monkeypatch.undo()

@@ -41,7 +41,8 @@ def answered(path: str, serve: Callable[[socket.socket], object]) -> Iterator[No
         with visitor:
             serve(visitor)
 
-    with listen(path) as sock:
+    with pytest.MonkeyPatch.context() as patch, listen(path) as sock:
+        patch.setattr(control, "ASK_SECONDS", 60.0)  # a slow machine decides nothing
         server = threading.Thread(target=accept)
         server.start()
         yield

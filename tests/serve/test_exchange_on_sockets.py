@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 HEAD: Final = b"\r\n\r\n"
 OTHER: Final = IPAddress("93.184.216.35")
-SOON: Final = 20.0
+SOON: Final = 60.0
 """Real seconds after which a test is stuck."""
 NO_BODY: Final = OK[:-2]
 UPGRADE: Final = ("Connection: Upgrade", "Upgrade: websocket")

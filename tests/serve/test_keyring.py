@@ -21,7 +21,7 @@ from proxyd.serve.keyring import MOST, Keyring
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PATIENCE: Final = 20.0
+PATIENCE: Final = 60.0
 SALT: Final = b"0123456789abcdef"
 HERE: Final = Peer(IPAddress("127.0.0.1"))
 RIGHT: Final = Shown("agent", "hunter2")

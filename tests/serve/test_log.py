@@ -83,7 +83,7 @@ def test_r12_a_file_that_cannot_be_opened_again_is_complained_about_and_the_old_
     folder, gone = tmp_path / "folder", tmp_path / "gone"
     folder.mkdir()
     said: list[str] = []
-    sink = FileSink(str(folder / "log"))
+    sink = FileSink(str(folder / "log"), clock=lambda: 0.0)
     log = logging(sink, complain=said.append)
     folder.rename(gone)
     log.reopen()

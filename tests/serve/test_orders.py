@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from proxyd.serve.channel import Message
 
-PATIENCE: Final = 20.0
+PATIENCE: Final = 60.0
 LOGGED: Final = '[audit]\nto = "/dev/zero"\n'
 DENYING: Final = text(LOGGED, default="deny")
 

@@ -27,7 +27,7 @@ from tests.serve.scene import SCHEMA, connect, get, policy
 from tests.serve.working import Log, Worker, echo, given, permitting, refuses, running, send
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -130,6 +130,15 @@ async def test_the_end_waits_for_as_long_as_the_policy_says_and_cuts_off_then(tm
     assert worker.log.records[2].outcome == "aborted"
 
 
+@pytest.fixture
+def unhurt() -> Iterator[None]:
+    """A SIGTERM that comes when a worker has just stopped to hear does not end the tests."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("unhurt")
 async def test_who_asks_for_the_end_again_and_again_does_not_put_it_off(tmp_path: Path) -> None:
     """The drain begins once, and ends when it was to end."""
     async with echo() as origin, running(Log(tmp_path / "log"), permitting(origin, 0.5)) as worker:

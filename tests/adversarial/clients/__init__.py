@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 PIECE = 64 * 1024
-PATIENCE = 20  # seconds
+PATIENCE = 120  # seconds
 
 
 def command_line() -> tuple[str, str, str, list[str]]:
