@@ -23,6 +23,7 @@ from proxyd.policy.address import parse_endpoint
 from tests.cli.policies import text, write
 from tests.cli.start import Start, start
 from tests.serve.stage import open_files
+from tests.tools import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,12 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["start", "write"]
 
 TOKEN: Final = "0123456789abcdefghijklmnopqrstuv"  # noqa: S105 - of these tests
-
-
-def free_port() -> int:
-    """A port of loopback at which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ class Cell:
 
     def records(self) -> list[dict[str, Any]]:
         """What is on record."""
-        return [json.loads(line) for line in self.audit.read_text().splitlines()] if self.audit.exists() else []
+        return [json.loads(line) for line in self.audit.read_text().split("\n")[:-1]] if self.audit.exists() else []
 
     def processes(self) -> list[int]:
         """Whatever serves it still: the daemon and its workers, known by what they were started with."""

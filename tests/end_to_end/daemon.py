@@ -90,8 +90,11 @@ class Daemon:
         return [record for record in self.records() if record["event"] == "close"]
 
     def lines(self) -> list[dict[str, Any]]:
-        """Every record that is written so far; one that is being written at this moment is not."""
-        return [json.loads(line) for line in self.audit.read_text().split("\n")[:-1]]
+        """Every record that is written so far; one that is being written at this moment is not.
+
+        A worker that took another one's line for torn, for being slow, leaves an empty one.
+        """
+        return [json.loads(line) for line in self.audit.read_text().split("\n")[:-1] if line]
 
     def wait_for_start(self, workers: int = 1) -> None:
         """Wait until it is on record that so many workers were started, and hear signals."""
@@ -174,6 +177,17 @@ def ticks() -> Any:  # noqa: ANN401 - an iterator of nothing much
     while time.monotonic() < end:
         yield
         time.sleep(0.01)
+
+
+def refuses(port: int) -> bool:
+    """Whether nobody listens there; a connection that is reset met a listener that was about to go."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), PATIENCE):
+            return False
+    except ConnectionRefusedError:
+        return True
+    except ConnectionResetError:
+        return False
 
 
 def read_all(client: socket.socket) -> bytes:

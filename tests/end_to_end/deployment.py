@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from proxyd.policy.password import SALT_OCTETS, new_hash
 from proxyd.serve.control import ask_status
 from tests import namespace
 from tests.end_to_end.daemon import PATIENCE, ticks
-from tests.tools import give_up, tool
+from tests.tools import free_port, give_up, tool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -96,8 +95,7 @@ class Deployment:
 
     def __post_init__(self) -> None:
         self.folder.chmod(0o755)
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.policy, self.log = self.folder / "policy.toml", self.folder / "log" / "audit.jsonl"
         self.policy.write_text(POLICY.format(folder=self.folder, port=self.port))
         shutil.copy(POLICIES / "denylist.toml", self.folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socketserver
 import struct
 import threading
+import time
 from dataclasses import dataclass, field
 
 import dns.flags
@@ -31,10 +32,11 @@ class Says:
 
 @dataclass
 class Nameserver:
-    """Set `zone[name]` to script it; read `asked` for the questions, as (name, type)."""
+    """Set `zone[name]` to script it; read `asked` for the questions, as (name, type), and `times` for when."""
 
     zone: dict[str, Says] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
     over_tcp: int = 0
 
     def __post_init__(self) -> None:
@@ -74,6 +76,7 @@ class Nameserver:
         says = self.zone.get(name, Says(rcode="NXDOMAIN"))
         if (name, rdtype) in self.asked and says.then is not None and not tcp:
             says = says.then
+        self.times.append(time.monotonic())
         self.asked.append((name, rdtype))
         if says.silent or says.garbage is not None:
             return says.garbage

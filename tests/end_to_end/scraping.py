@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.end_to_end.daemon import PATIENCE, read_all, status, ticks
+from tests.tools import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,10 +71,7 @@ def at_unix(tmp_path: Path) -> tuple[str, Scraper]:
 
 def at_loopback(tmp_path: Path, host: str = "127.0.0.1") -> tuple[str, Scraper]:
     """The same on loopback, for who knows the token."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as sock:
-        sock.bind((host, 0))
-        port = int(sock.getsockname()[1])
+    port = free_port(host)
     token = tmp_path / "token"
     token.touch(0o600)
     token.write_text(TOKEN)

@@ -44,7 +44,7 @@ def mended(deployment: Deployment) -> tuple[int, list[str], list[str]]:
 
 def asked_by_the_agent(deployment: Deployment) -> str:
     """The status with which the agent is answered that asks for what is on no list."""
-    ask = [tool("curl"), "-q", "-sS", "-m", "20", "-x", f"http://127.0.0.1:{deployment.port}", "-w", "%{http_code}"]
+    ask = [tool("curl"), "-q", "-sS", "-m", "60", "-x", f"http://127.0.0.1:{deployment.port}", "-w", "%{http_code}"]
     full = [*as_account(AGENTS_UID), *ask, "-o", os.devnull, f"http://{namespace.OTHER_4}:81/"]
     return subprocess.run(full, capture_output=True, text=True, check=True).stdout  # noqa: S603 - a fixed program
 

@@ -119,7 +119,7 @@ def test_curl_uploads_and_downloads(scene: Scene, proxy: Daemon, tmp_path: Path)
 
 
 def _curl(proxy: Daemon, *arguments: str) -> bytes:
-    command = [tool("curl"), "-sS", "-m", "20", "-x", f"http://127.0.0.1:{proxy.port}", *arguments]
+    command = [tool("curl"), "-sS", "-m", "60", "-x", f"http://127.0.0.1:{proxy.port}", *arguments]
     return subprocess.run(command, capture_output=True, check=True).stdout  # noqa: S603 - a fixed program
 
 

@@ -20,7 +20,7 @@ FORBIDDEN = ("http://127.0.0.1/", "http://169.254.169.254/", "http://[::ffff:10.
 def curl(proxy: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run curl through the proxy."""
     return subprocess.run(  # noqa: S603 - a fixed program
-        [tool("curl"), "-sS", "-g", "-m", "20", "-x", f"http://127.0.0.1:{proxy.port}", *arguments],
+        [tool("curl"), "-sS", "-g", "-m", "60", "-x", f"http://127.0.0.1:{proxy.port}", *arguments],
         capture_output=True,
         text=True,
         check=False,

@@ -50,7 +50,7 @@ CLAIMS: Final = (
 
 def curl(proxy: Daemon, *arguments: str, account: int | None = None) -> str:
     """Run curl, as a process of some account: the statuses of the proxy and of the origin, and the body."""
-    said = ("-w", "%{http_connect} %{http_code} ", "-sS", "-m", "20", "-x", f"http://127.0.0.1:{proxy.port}")
+    said = ("-w", "%{http_connect} %{http_code} ", "-sS", "-m", "60", "-x", f"http://127.0.0.1:{proxy.port}")
     command = [tool("curl"), "-q", *said, *arguments]
     if account is None:
         return subprocess.run(command, capture_output=True, check=False, text=True).stdout  # noqa: S603 - a fixed program

@@ -42,7 +42,7 @@ NOT_TRUSTED: Final = 60
 
 def curl(*arguments: str, account: tuple[int, int] | None = None) -> subprocess.CompletedProcess[str]:
     """Run curl, as a process of some account: the statuses of the proxy and of the origin are at the end of stdout."""
-    said = ("-sS", "-m", "20", "-o", os.devnull, "-w", "%{http_connect} %{http_code}")
+    said = ("-sS", "-m", "60", "-o", os.devnull, "-w", "%{http_connect} %{http_code}")
     command = [tool("curl"), "-q", *said, *arguments]
     if account is None:
         return subprocess.run(command, capture_output=True, check=False, text=True)  # noqa: S603 - a fixed program

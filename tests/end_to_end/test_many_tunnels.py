@@ -156,7 +156,7 @@ def test_r10_one_worker_holds_eight_thousand_tunnels_and_keeps_nothing_of_them(
     crowd.open(proxy, 1)  # so that what the worker opens once is open
     before = open_files(worker) - 2
     crowd.open(proxy, tunnels)
-    assert open_files(worker) == before + 2 * tunnels
+    next(None for _ in ticks() if open_files(worker) == before + 2 * tunnels)  # but for what it has open for a moment
     crowd.echo()
     crowd.leave()
     told = [(record["outcome"], record["bytes_up"], record["bytes_down"]) for record in proxy.closings()]

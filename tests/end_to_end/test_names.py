@@ -9,8 +9,11 @@ import pytest
 from tests import namespace
 from tests.end_to_end.daemon import Daemon, status
 from tests.end_to_end.nameserver import Nameserver, Says
+from tests.end_to_end.patient import patient
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.end_to_end.conftest import Scene
 
 WAYS = ("absolute-form", "connect")
@@ -55,20 +58,20 @@ def test_attack_3_hostile_answers_are_refused(scene: Scene, proxy: Daemon, case:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_attack_3_1_rebinding_is_judged_on_every_answer(scene: Scene, proxy: Daemon, way: str) -> None:
-    scene.nameserver.zone["both.test"] = Says(
-        a=(namespace.origin_4(),), ttl=0, then=Says(a=("127.0.0.1" if namespace.isolated else "127.0.0.2",), ttl=0)
-    )
+    scene.nameserver.zone["both.test"] = Says(a=(namespace.origin_4(),), ttl=0)
     if way == "connect":
         with proxy.connect() as client:
             client.sendall(f"CONNECT both.test:{scene.origin.port} HTTP/1.1\r\n\r\n".replace("1.1", "1.0").encode())
             assert client.recv(100).startswith(b"HTTP/1.1 200")
     else:
         assert status(ask(proxy, way, "both.test", scene.origin.port)) == 200
+    scene.nameserver.zone["both.test"] = Says(a=("127.0.0.1" if namespace.isolated else "127.0.0.2",), ttl=0)
     assert status(ask(proxy, way, "both.test", scene.origin.port)) == 403
     assert scene.origin.connections == 1
 
 
-def test_attack_3_1_what_is_dialled_is_what_was_judged(scene: Scene, proxy: Daemon) -> None:
+def test_attack_3_1_what_is_dialled_is_what_was_judged(scene: Scene, tmp_path: Path) -> None:
+    proxy = scene.start(env=patient(tmp_path / "patient"))
     scene.nameserver.zone["both.test"] = Says(a=(namespace.origin_4(),), ttl=0, then=Says(a=("127.0.0.1",), ttl=0))
     ask(proxy, "absolute-form", "both.test", scene.origin.port)
     assert scene.nameserver.asked.count(("both.test", "A")) == 1
@@ -111,7 +114,7 @@ def test_attack_3_5_a_failed_lookup_is_an_error_and_never_a_way(
     assert (decision["verdict"], decision["reason"]) == ("error", reason)
 
 
-def test_attack_3_5_nxdomain_of_the_first_server_is_final(scene: Scene) -> None:
+def test_attack_3_5_nxdomain_of_the_first_server_is_final(scene: Scene, tmp_path: Path) -> None:
     """A resolver that filters says so of what it filters; the next one, which does not, is no way around it."""
     lenient = Nameserver({name: Says(a=(namespace.origin_4(),)) for name in ("origin.test", "second.test")})
     proxy = scene.start()
@@ -119,7 +122,7 @@ def test_attack_3_5_nxdomain_of_the_first_server_is_final(scene: Scene) -> None:
     first = f'"127.0.0.1:{scene.nameserver.port}"'
     proxy.policy.write_text(proxy.policy.read_text().replace(first, f'{first}, "127.0.0.1:{lenient.port}"'))
     proxy.errors.write_text("")
-    both = Daemon(proxy.policy, proxy.audit, proxy.errors)
+    both = Daemon(proxy.policy, proxy.audit, proxy.errors, patient(tmp_path / "patient"))
     try:
         assert b"502 Bad Gateway: dns_error" in ask(both, "absolute-form", "second.test", scene.origin.port)
         assert lenient.asked == []
@@ -175,7 +178,8 @@ def test_good_names_get_through(scene: Scene, proxy: Daemon, name: str) -> None:
     assert proxy.decisions()[0]["host"] == name.lower().removesuffix(".")
 
 
-def test_an_answer_is_remembered_for_its_ttl(scene: Scene, proxy: Daemon) -> None:
+def test_an_answer_is_remembered_for_its_ttl(scene: Scene, tmp_path: Path) -> None:
+    proxy = scene.start(env=patient(tmp_path / "patient"))
     for _ in range(3):
         assert status(ask(proxy, "absolute-form", "origin.test", scene.origin.port)) == 200
     assert sorted(scene.nameserver.asked) == [("origin.test", "A"), ("origin.test", "AAAA")]

@@ -111,7 +111,7 @@ def test_attack_6_2_everything_goes_through_the_parent_which_is_asked_for_addres
         assert get(client, f"http://six.test:{scene.origin.port}/").status == 200
     relayed = [(each["method"], each["host"], each["status"]) for each in parent.closings()]
     here, six = scene.origin.addresses
-    assert relayed == [*[("CONNECT", here, 200)] * 3, ("CONNECT", six, 200)]
+    assert sorted(relayed) == sorted([*[("CONNECT", here, 200)] * 3, ("CONNECT", six, 200)])
     assert scene.origin.connections == len(relayed)  # nothing came any other way
     assert [each["dns_ms"] for each in parent.decisions()] == [None] * 4
     assert {each["address"] for each in proxy.closings()} == {here, six}

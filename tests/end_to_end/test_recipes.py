@@ -89,8 +89,8 @@ class Stage:
         """What every name resolves to from now on."""
         for agent in AGENTS.values():
             self.nameserver.zone |= {host: Says(a=(address,), ttl=0) for host in agent.hosts}
-        self.mirror.reached.clear()
         self.seen = {id(daemon): len(daemon.decisions()) for daemon in (self.proxy, self.guarded)}
+        self.mirror.reached.clear()
 
     def fetch(self, name: str, code: str, url: str, exports: str = "", proxy: str = PROXY) -> tuple[bool, str]:
         """One agent, in an empty home, where nothing is cached: whether it got what it asks for, and what it said."""

@@ -105,7 +105,7 @@ def held(scene: Scene) -> Iterator[Listener]:
         head, _ = read_head(connection)
         if b" /half " in head:
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf")
-        over.wait(20)
+        over.wait(600)
         connection.sendall(b"late")
 
     listener = Listener(serve, scene.origin.addresses[:1])

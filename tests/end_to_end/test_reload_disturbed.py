@@ -17,9 +17,10 @@ import pytest
 
 from tests import namespace
 from tests.end_to_end.asking import connect, get
-from tests.end_to_end.daemon import files_of
+from tests.end_to_end.daemon import PATIENCE, files_of, refuses
 from tests.end_to_end.test_reload import DENY
 from tests.end_to_end.test_workers import accepted_by, at_each, gone, stopped, until
+from tests.tools import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -111,12 +112,6 @@ def test_under_load_nothing_is_lost_that_both_policies_allow(scene: Scene, proxy
     assert "bug" not in proxy.complaints()
 
 
-def free_port() -> int:
-    """A port that nobody has, for now."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
-
-
 def test_listeners_are_added_removed_and_kept_without_dropping_a_connection(scene: Scene, proxy: Daemon) -> None:
     one = proxy.policy.read_text()
     port = free_port()
@@ -130,13 +125,12 @@ def test_listeners_are_added_removed_and_kept_without_dropping_a_connection(scen
         kept = at_each(proxy, stack)
         for _ in range(3):
             assert proxy.reload(two)["outcome"] == "done"
-            clients = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 20)) for _ in range(8)]
+            clients = [stack.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE)) for _ in range(8)]
             assert {get(client, f"{scene.url}/").status for client in clients} == {200}
             assert get(kept[0], f"http://127.0.0.1:{port}/").reason == "address_locked"  # proxyd itself, from now on
             assert connect(clients[0], scene.target).status == 200
             assert proxy.reload(one)["outcome"] == "done"
-            with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", port), 20)
+            until(partial(refuses, port), "it is listened on still")
             assert {get(client, f"{scene.url}/").status for client in (*clients[1:], *kept)} == {200}
             assert get(clients[0], "/inside").status == 200
             assert get(kept[0], f"http://127.0.0.1:{port}/").reason == "address_denied"

@@ -64,6 +64,7 @@ class Listening:
     addresses: tuple[str, ...]
     port: int = 443
     heard: list[bytes] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
     _ended: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
     def __post_init__(self) -> None:
@@ -71,8 +72,9 @@ class Listening:
         self.close = listener.close
 
     def _serve(self, connection: socket.socket) -> None:
-        self.heard.append(b"")
-        place = len(self.heard) - 1
+        with self._lock:
+            place = len(self.heard)
+            self.heard.append(b"")
         try:
             while piece := connection.recv(65536):
                 self.heard[place] += piece
@@ -99,7 +101,7 @@ def spoken(proxy: Daemon, target: str, pieces: Sequence[bytes]) -> bytes:
     with proxy.connect() as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         assert connect(client, target).status == 200
-        with suppress(BrokenPipeError):  # it was refused before it was complete
+        with suppress(BrokenPipeError, ConnectionResetError):  # it was refused before it was complete
             for piece in pieces:
                 client.sendall(piece)
             client.shutdown(socket.SHUT_WR)
@@ -162,7 +164,7 @@ def test_attack_4_3_the_right_name_is_carried_as_it_came(scene: Scene, origin_44
         assert spoken(proxy, "origin.test:443", pieces) == b"heard", case
     assert spoken(proxy, "Origin.Test.:443", [EQUAL]) == b"heard"
     expected = [*(b"".join(pieces) for pieces in CARRIED.values()), EQUAL]
-    assert origin_443.heard_in(len(expected)) == expected
+    assert sorted(origin_443.heard_in(len(expected))) == sorted(expected)
     assert {each["outcome"] for each in proxy.closings()} == {"closed"}
 
 
@@ -176,7 +178,7 @@ def test_attack_4_10_a_hello_in_one_segment_with_its_connect_is_held_to_the_same
             read_until(client, b"\r\n\r\n")
             client.shutdown(socket.SHUT_WR)
             assert read_all(client) == expected
-    assert origin_443.heard_in(2) == [EQUAL, b""]
+    assert sorted(origin_443.heard_in(2)) == [b"", EQUAL]
 
 
 def test_an_address_is_asked_for_without_a_name_or_not_at_all(scene: Scene, origin_443: Listening) -> None:
@@ -184,7 +186,7 @@ def test_an_address_is_asked_for_without_a_name_or_not_at_all(scene: Scene, orig
     proxy = scene.start(ALLOWED)
     assert spoken(proxy, "93.184.216.34:443", [ABSENT]) == b"heard"
     assert spoken(proxy, "93.184.216.34:443", [EQUAL]) == ALERT_UNRECOGNIZED_NAME
-    assert origin_443.heard_in(2) == [ABSENT, b""]
+    assert sorted(origin_443.heard_in(2)) == [b"", ABSENT]
 
 
 OFF: Final = {
@@ -223,7 +225,7 @@ def test_where_it_is_on_it_holds(scene: Scene, origin_443: Listening, policy: st
     proxy = scene.start(ON[policy])
     assert spoken(proxy, "origin.test:443", [OTHER]) == ALERT_UNRECOGNIZED_NAME
     assert spoken(proxy, "origin.test:443", [EQUAL]) == b"heard"
-    assert origin_443.heard_in(2) == [b"", EQUAL]
+    assert sorted(origin_443.heard_in(2)) == [b"", EQUAL]
 
 
 def test_other_ports_are_not_held_to_it(scene: Scene) -> None:
@@ -251,7 +253,7 @@ def test_curl_is_served_and_a_neighbour_of_the_allowed_host_is_not_reached(scene
         "-q",
         "-sS",
         "-m",
-        "20",
+        "60",
         "--cacert",
         str(made.authority),
         "-x",
@@ -267,5 +269,5 @@ def test_curl_is_served_and_a_neighbour_of_the_allowed_host_is_not_reached(scene
     assert b"unrecognized name" in said[1].stderr
     assert said[2].returncode == 56  # CURLE_RECV_ERROR: the CONNECT was refused
     assert [head.partition(b"Host: ")[2].partition(b"\r")[0] for head in heads] == [b"origin.test"]
-    assert [each["reason"] for each in proxy.closings()] == [None, "tls_name", "not_allowlisted"]
+    assert {each["reason"] for each in proxy.closings()} == {None, "tls_name", "not_allowlisted"}
     origin.close()

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.adversarial.other_parsers.program import Origin, free_port, running
+from tests.adversarial.other_parsers.program import Origin, running
 from tests.adversarial.other_parsers.recorder import recorder
-from tests.tools import give_up, tool
+from tests.tools import free_port, give_up, tool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

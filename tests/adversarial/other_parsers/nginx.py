@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tests.adversarial.other_parsers.program import Origin, free_port, running
+from tests.adversarial.other_parsers.program import Origin, running
 from tests.adversarial.other_parsers.recorder import recorder
-from tests.tools import tool
+from tests.tools import free_port, tool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

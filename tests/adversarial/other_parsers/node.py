@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from tests.adversarial.other_parsers.answers import Answer
 from tests.adversarial.other_parsers.messages import Message
-from tests.adversarial.other_parsers.program import Origin, free_port, running
-from tests.tools import tool
+from tests.adversarial.other_parsers.program import Origin, running
+from tests.tools import free_port, tool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -26,12 +26,6 @@ class Origin:
     seen: Callable[[], Sequence[Message]]
 
 
-def free_port(address: str) -> int:
-    """A port that nobody has there now."""
-    with socket.create_server((address, 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 @contextmanager
 def running(command: Sequence[str], address: tuple[str, int], log: Path) -> Iterator[None]:
     """The program, from when it accepts connections at `address`; what it says goes to `log`."""
