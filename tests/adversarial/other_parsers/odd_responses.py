@@ -9,6 +9,7 @@ import random
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from proxyd.serve.forward import MOST_AT_ONCE
 from tests.adversarial.other_parsers.ambiguous import (
     CODINGS,
     ENDS,
@@ -68,6 +69,7 @@ _FIELDS = (
 )
 _BASE = Draft(start="HTTP/1.1 200 OK", host="")
 _SIZED, _CHUNKED = replace(_BASE, length="5"), replace(_BASE, coding="chunked")
+_LONG = replace(_CHUNKED, size="1\r\nx\r\n" * 2 * MOST_AT_ONCE + "5")  # sent in part before its end is read
 
 
 def table() -> Iterator[tuple[str, bytes]]:
@@ -100,3 +102,4 @@ def _drafts() -> Iterator[tuple[str, Draft]]:
         yield f"coding named {name!r}", replace(_CHUNKED, coding_name=named(name, "Transfer-Encoding"))
     for part, values in (("size", SIZES), ("end", ENDS), ("last", LAST), ("trailers", TRAILERS)):
         yield from ((f"chunk {part} {value[:40]!r}", varied(_CHUNKED, part, value)) for value in values)
+    yield from ((f"many chunks, trailers {value[:40]!r}", replace(_LONG, trailers=value)) for value in TRAILERS)
