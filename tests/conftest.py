@@ -1,21 +1,19 @@
 """Before any test: a network of its own, entered while this process still has one thread.
 
-Then what the heavier tests share: whether this is their long form, and the figures that they report; and, where
-coverage is measured, the file that a line was reached by.
+Then what the heavier tests share: whether this is their long form, and the figures that they report.
 """
 
 from __future__ import annotations
 
-import coverage
 import pytest
 from hypothesis import settings
 
-from tests import namespace
+from tests import namespace, own_coverage
 
 namespace.enter()
 
+_notes = own_coverage.Notes()
 _FIGURES = pytest.StashKey[dict[str, str]]()
-_covering = [""]
 
 # A slow machine decides nothing: hypothesis times no example.
 settings.register_profile("untimed", deadline=None)
@@ -33,12 +31,8 @@ def pytest_report_header() -> str:
 
 
 def pytest_runtest_logstart(nodeid: str) -> None:
-    """What is covered from now on, this file covers (`tests.own_coverage`); to say which test does takes far longer."""
-    file = nodeid.partition("::")[0]
-    measured = coverage.Coverage.current()
-    if measured is not None and file != _covering[-1]:
-        _covering.append(file)
-        measured.switch_context(file)
+    """Where coverage is measured, each line is noted with the file that reached it."""
+    _notes.turn_to(nodeid.partition("::")[0])
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Each module is covered, lines and branches, by its own test file: a number over all files would hide a gap.
 
-Run after `pytest --cov`; it reads what that wrote, and fails for a module that is not at 100 %.
+Run after `pytest --cov`; it reads what that wrote, and fails for a module that is not at 100 %. What no module has for
+its own is not measured, and what is measured is noted by file and not by test: both save time.
 """
 
 from __future__ import annotations
@@ -12,6 +13,26 @@ from pathlib import Path
 import coverage
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = {each.name for each in (ROOT / "proxyd").iterdir() if each.is_dir()}
+
+
+class Notes:
+    """Notes of each line that is reached which test file reached it, where coverage is measured."""
+
+    def __init__(self) -> None:
+        self._measured: coverage.Coverage | None = None
+        self._file = ""
+
+    def turn_to(self, file: str) -> None:
+        """This is the one from now on."""
+        self._measured = self._measured or coverage.Coverage.current()  # which is nobody while it is stopped
+        if self._measured is None or file == self._file:
+            return
+        self._file = file
+        self._measured.stop()
+        if Path(file).parent.name in PACKAGES:
+            self._measured.start()
+            self._measured.switch_context(file)
 
 
 def main() -> int:
