@@ -12,13 +12,18 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from tests.end_to_end.test_workers import until
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     import pytest
 
-_SMALL: Final = 4096  # octets that are on their way at most: a page
+_SMALL: Final = 65536
+"""Octets that are on their way at most: what some dozens of requests write, so that none is refused because the thread
+that reads had no turn for a while.
+"""
 
 
 class Collector:
@@ -58,12 +63,17 @@ class Collector:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """Meanwhile nobody reads."""
+        """Meanwhile nobody reads; in the end there is room again."""
         with self._reads:
             yield
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Wait until all that was written is read."""
+        until(lambda: not select.select([self._ours], [], [], 0)[0], "nobody reads")
 
     def leave(self) -> None:
-        """Be gone; what nobody has read by then is lost."""
+        """Be gone; what nobody has read by then (`catch_up`) is lost."""
         if not self._gone.is_set():
             self._gone.set()
             self._thread.join()

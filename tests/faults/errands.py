@@ -5,13 +5,17 @@ Each asks on a connection of its own, so that one that is allowed is one arrival
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from tests.end_to_end.asking import connect, get
 from tests.end_to_end.daemon import ticks
+from tests.end_to_end.test_workers import until
+from tests.end_to_end.vitals import totals
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterator
 
     from tests.end_to_end.asking import Answer
     from tests.end_to_end.conftest import Scene
@@ -34,6 +38,7 @@ class Errands:
         self._denied = denied
         self._tunnel = tunnel
         self.served = 0
+        self._asked = 0  # beside the tunnel
         self._note(connect(tunnel, scene.target), 200)
         assert get(tunnel, "/", *_UPGRADE).status == 101
 
@@ -70,10 +75,16 @@ class Errands:
             in_a_row = 0
         raise AssertionError("requests are served, and where their records are nobody knows")
 
+    def have_ended(self) -> None:
+        """Wait until nobody has anything to write: each request but the tunnel has its closing record, or none for
+        want of room.
+        """
+        until(lambda: self._ended == self._asked, "a request does not end")
+
     def go_on(self) -> None:
         """What never needed a record, or whose record is written: a denial, and a tunnel that stands."""
         for _ in range(_TIMES):
-            with self._proxy.connect() as client:
+            with self._client() as client:
                 assert get(client, self._denied).status == 403
         self._tunnel.sendall(b"an echo")
         assert self._tunnel.recv(100) == b"an echo"
@@ -83,18 +94,29 @@ class Errands:
         """How many connections the origin saw."""
         return self._scene.origin.connections
 
+    @property
+    def _ended(self) -> int:
+        return sum(sum(each.ended.values()) for each in totals(self._proxy).accounts.values())
+
+    @contextmanager
+    def _client(self) -> Iterator[socket.socket]:
+        """A connection for one request."""
+        self._asked += 1
+        with self._proxy.connect() as client:
+            yield client
+
     def _note(self, answer: Answer, status: int) -> None:
         assert answer.status == status, answer
         self.served += 1
 
     def _get(self) -> Answer:
-        with self._proxy.connect() as client:
+        with self._client() as client:
             return get(client, f"{self._scene.url}/")
 
     def _connect(self) -> Answer:
-        with self._proxy.connect() as client:
+        with self._client() as client:
             return connect(client, self._scene.target)
 
     def _upgrade(self) -> Answer:
-        with self._proxy.connect() as client:
+        with self._client() as client:
             return get(client, f"{self._scene.url}/", *_UPGRADE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tomllib
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,10 +94,15 @@ def recovered(proxy: Daemon, before: Vitals) -> None:
 
 def warm_up(scene: Scene, proxy: Daemon) -> None:
     """Let each worker open what it opens once."""
-    proxy.wait_for_start()
-    for _ in range(8 * len(proxy.workers())):
+    proxy.wait_for_start(places(proxy))
+    for _ in range(8 * places(proxy)):
         with proxy.connect() as client:
             assert get(client, f"{scene.url}/").status == 200
+
+
+def places(proxy: Daemon) -> int:
+    """How many workers its policy has."""
+    return int(tomllib.loads(proxy.policy.read_text()).get("workers", 1))
 
 
 def at_rest(proxy: Daemon) -> Vitals:

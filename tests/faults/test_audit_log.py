@@ -20,10 +20,12 @@ import pytest
 
 from tests.end_to_end.asking import get
 from tests.end_to_end.daemon import Daemon, ticks
+from tests.end_to_end.test_workers import until
+from tests.end_to_end.vitals import totals
 from tests.faults.collector import Collector
 from tests.faults.errands import Errands
 from tests.faults.log_faults import UNWRITABLE, renamed, without_its_folder
-from tests.faults.ordeal import ordeal, walls
+from tests.faults.ordeal import ordeal, places, walls
 from tests.faults.small_disk import SmallDisk
 from tests.faults.written import Written, shown
 
@@ -79,13 +81,19 @@ def to_stdout(scene: Scene, log: Path, workers: int) -> Daemon:
 
 @contextmanager
 def errands(scene: Scene, proxy: Daemon) -> Iterator[Errands]:
-    """Requests to be made of it; nothing ever gets to where it may not, or somewhere else."""
+    """Requests to be made of it; nothing ever gets to where it may not, or somewhere else. All workers are there."""
+    until(lambda: serving(proxy), "not all workers begin")
     with walls() as wall, proxy.connect() as tunnel:
         before = scene.origin.connections
         yield (asked := Errands(scene, proxy, f"http://127.0.0.1:{wall.port}/", tunnel))
         assert wall.arrivals == 0, "something got through"
         assert asked.arrivals - before == asked.served
     assert "bug" not in proxy.complaints()
+
+
+def serving(proxy: Daemon) -> bool:
+    """Whether all its workers let clients in: the start of each is on record before."""
+    return len(proxy.workers()) == places(proxy) and all(totals(proxy).pulses)
 
 
 def on_record(asked: Errands, *paths: Path) -> Written:
@@ -112,6 +120,7 @@ def test_r12_attack_8_while_no_record_can_be_written_nothing_is_dialled_and_then
     proxy = to_file(scene, log, 2)
     with errands(scene, proxy) as asked, log.open("rb") as first:
         asked.are_done()
+        asked.have_ended()  # a late record would make the log anew while it is done away with
         with fault(disk, log):
             asked.until_refused()
             asked.are_refused()
@@ -184,6 +193,8 @@ def test_r12_attack_8_once_the_reader_of_the_log_is_gone_nothing_is_dialled(
         proxy = scene.start(workers=2)
         with errands(scene, proxy) as asked:
             asked.are_done()
+            asked.have_ended()
+            collector.catch_up()
             collector.leave()
             asked.until_refused()
             asked.are_refused()
@@ -204,6 +215,7 @@ def test_r7_attack_8_a_log_that_is_truncated_begins_anew(scene: Scene, disk: Sma
             disk.fill()
             asked.until_refused()
             disk.free()
+            asked.have_ended()
             with copy.open("ab") as kept:
                 kept.write(log.read_bytes() + b"\n")
             os.truncate(log, 0)
@@ -220,6 +232,7 @@ def test_r7_attack_8_what_another_writer_leaves_unfinished_is_joined_by_no_recor
         log.open("ab", buffering=0) as other,
     ):
         for times in range(1, 6):
+            asked.have_ended()
             other.write(b'{"schema":1,"time":"2027-01-01T00')
             asked.are_done()
             assert len(on_record(asked, log).torn) == times
