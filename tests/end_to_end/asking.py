@@ -41,7 +41,10 @@ def answer(client: socket.socket) -> Answer:
     fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     body = b""
     while len(body) < int(fields.get("content-length", "0")):
-        body += client.recv(65536)
+        piece = client.recv(65536)
+        if not piece:
+            raise ConnectionError(f"ended early, in the body: {head + body!r}")
+        body += piece
     return Answer(status(head), line.rpartition(" ")[2], fields, body)
 
 

@@ -26,9 +26,9 @@ def test_where_nothing_happens_nothing_is_found(scene: Scene, proxy: Daemon) -> 
 def test_a_worker_that_stands_still_is_noticed_by_the_bystander(
     scene: Scene, proxy: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tests.faults.bystander.PATIENCE", 1.0)
-    (worker,) = proxy.workers()
     with pytest.raises(AssertionError, match=r"nothing comes|hangs"), ordeal(scene, proxy) as bystander:  # noqa: PT012
+        monkeypatch.setattr("tests.faults.bystander.PATIENCE", 1.0)
+        (worker,) = proxy.workers()
         os.kill(worker, signal.SIGSTOP)
         try:
             bystander.go_on()
@@ -37,17 +37,18 @@ def test_a_worker_that_stands_still_is_noticed_by_the_bystander(
 
 
 def test_memory_that_grows_is_noticed(scene: Scene, proxy: Daemon) -> None:
-    with pytest.raises(AssertionError, match=r"took .* more"), ordeal(scene, proxy, growth=-1):
+    """It may even shrink here: held to a bound that it is above whatever it does."""
+    with pytest.raises(AssertionError, match=r"took .* more"), ordeal(scene, proxy, growth=-1 << 30):
         pass
 
 
 def test_what_is_not_let_go_of_is_noticed(scene: Scene, proxy: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     warm_up(scene, proxy)
     before = at_rest(proxy)
-    monkeypatch.setattr("tests.end_to_end.daemon.PATIENCE", 2.0)
     recovered(proxy, before)
     with proxy.connect() as client:
         assert get(client, f"{scene.url}/").status == 200
+        monkeypatch.setattr("tests.end_to_end.daemon.PATIENCE", 2.0)
         with pytest.raises(AssertionError, match="held on"):
             recovered(proxy, before)
 

@@ -57,5 +57,5 @@ class Written:
 def shown(path: Path) -> int:
     """How many records `proxyd log` shows of it, and of what it was rotated to."""
     command = [sys.executable, "-m", "proxyd", "log", "--json", str(path)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)  # noqa: S603 - our own
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)  # noqa: S603 - our own
     return len([json.loads(line) for line in said.stdout.splitlines()])
