@@ -109,5 +109,5 @@ def _asked(path: str, word: bytes) -> bytes:
             while len(said) < _LONGEST and (more := sock.recv(_LONGEST)):
                 said += more
     if not said:
-        raise OSError(0, "no answer: it wants to be asked by root or by its own account")
+        raise OSError(0, "no answer: it wants to be asked within a second, by root or by its own account")
     return said

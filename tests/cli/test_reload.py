@@ -150,7 +150,7 @@ def test_nobody_there_is_69(policy: str, path: str, capfd: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        (b"", "no answer: it wants to be asked by root or by its own account"),
+        (b"", "no answer: it wants to be asked within a second, by root or by its own account"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "no answer"),
         (b"{}", "no answer"),
         (b"[]", "no answer"),

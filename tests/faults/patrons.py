@@ -165,9 +165,3 @@ def returning(scene: Scene, proxy: Daemon, denied: str, count: int = 4) -> Retur
             return get(client, urls[which]).status
 
     return Returning(ask, (200, 403), count)
-
-
-def quiet(proxy: Daemon) -> bool:
-    """Whether nothing is left to be heard: what asks now is the only one."""
-    count = len(proxy.reloads())
-    return proxy.reload()["outcome"] == "done" and len(proxy.reloads()) == count + 1

@@ -7,7 +7,6 @@ every record says that it is neither the old one nor the new. A folder that is c
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import signal
@@ -19,15 +18,13 @@ from typing import TYPE_CHECKING, Final, Self
 
 import pytest
 
-from proxyd.audit.record import DIGEST_DIGITS
-from proxyd.cli.files import read_policy_file, today
-from proxyd.policy.load import PolicyError, load
 from tests import namespace
 from tests.end_to_end.asking import get
 from tests.end_to_end.daemon import Daemon, files_of
 from tests.end_to_end.test_workers import until
 from tests.faults.ordeal import ordeal
-from tests.faults.patrons import Returning, quiet
+from tests.faults.patrons import Returning
+from tests.faults.replaced import Folder, deny, digest, is_in_force, loads, renamed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,14 +36,10 @@ pytestmark = pytest.mark.skipif(
     not namespace.isolated, reason="no network of our own: what stands in for public addresses is permitted, not denied"
 )
 
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 SIDES: Final = ("one.test", "two.test")
 """Each of two policies denies one of them."""
-
-
-def deny(host: str) -> str:
-    """A row, named by what it denies."""
-    return f'\n[[deny]]\nname = "{host}"\nhosts = ["{host}"]\nreason = "x"\n'
+ENOUGH: Final = 5
+"""Sets that are in force one after the other, at least."""
 
 
 @pytest.fixture
@@ -76,13 +69,6 @@ def verdicts(proxy: Daemon) -> dict[str, dict[str, set[str]]]:
     return found
 
 
-def digest(proxy: Daemon) -> str:
-    """Of what is in force, by a reload."""
-    done = proxy.reload()
-    assert done["outcome"] == "done", done
-    return str(done["digest"])
-
-
 class Storm:
     """As a context: a SIGHUP as soon as the last one has been done, in a thread."""
 
@@ -108,13 +94,6 @@ class Storm:
 # Replaced
 
 
-def renamed(policy: Path, text: str) -> None:
-    """The way to replace a file."""
-    beside = policy.with_suffix(".new")
-    beside.write_text(text)
-    beside.rename(policy)
-
-
 @pytest.mark.usefixtures("sides")
 def test_r12_a_policy_that_is_renamed_a_thousand_times_is_at_each_moment_one_of_the_two(
     scene: Scene, figures: dict[str, str], *, long: bool
@@ -129,15 +108,19 @@ def test_r12_a_policy_that_is_renamed_a_thousand_times_is_at_each_moment_one_of_
     for text, denied, allowed in zip(texts, SIDES, reversed(SIDES), strict=True):
         renamed(proxy.policy, text)
         known[digest(proxy)] = {denied: {"deny"}, allowed: {"allow"}}
-    with ordeal(scene, proxy) as bystander:
-        with asking(scene, proxy) as crowd, Storm(proxy):
+    with ordeal(scene, proxy) as bystander, asking(scene, proxy) as crowd:
+        renamed(proxy.policy, texts[0])
+        assert digest(proxy) == next(iter(known))
+        crowd.go_on(2)
+        with Storm(proxy):
             for turn in range(turns):
                 renamed(proxy.policy, texts[turn % 2])
                 if turn % 100 == 0:
                     crowd.go_on()
                     bystander.go_on()
-        until(lambda: quiet(proxy), "it goes on reloading for ever")
+        until(lambda: is_in_force(proxy), "the last file is never in force")
         last = digest(proxy)
+        crowd.go_on(2)
     reloads = proxy.reloads()
     assert {each["outcome"] for each in reloads} <= {"done", "refused"}
     assert all("changes while it is read" in problem for each in reloads for problem in each["problems"])
@@ -150,54 +133,6 @@ def test_r12_a_policy_that_is_renamed_a_thousand_times_is_at_each_moment_one_of_
     figures["two policies renamed"] = (
         f"{turns} times, {len(reloads)} reloads, {sum(crowd.answers.values())} verdicts, each its policy's"
     )
-
-
-def exchange(one: Path, other: Path) -> None:
-    """Each has the other's name from now on, at once (renameat2(2))."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) != 0:
-        raise OSError(ctypes.get_errno(), "no exchange")
-
-
-class Folder:
-    """Where the policy and what it includes are replaced together, each time by a set that never was before.
-
-    policy: as proxyd knows it. Set 7 has the name set7, and its row, in another file, has it too.
-    """
-
-    def __init__(self, place: Path, plain: str, how: str) -> None:
-        self._place, self._how = place, how
-        self._plain = plain.replace('["denylist.toml"]', '["rows.toml"]')
-        self._turn = 0
-        self._link = place / "policies"
-        first = self._made()
-        if how == "link":
-            self._link.symlink_to(first)
-        else:
-            first.rename(self._link)
-        self._last = first
-        self.policy = self._link / "policy.toml"
-
-    def turn(self) -> None:
-        """The next set in the place of the last, at once; that one is removed, as Kubernetes does with a ConfigMap."""
-        made = self._made()
-        if self._how == "link":
-            beside = self._place / "beside"
-            beside.symlink_to(made)
-            beside.rename(self._link)
-            made, self._last = self._last, made
-        else:
-            exchange(made, self._link)
-        shutil.rmtree(made)
-
-    def _made(self) -> Path:
-        self._turn += 1
-        name = f"set{self._turn}"
-        folder = self._place / name
-        folder.mkdir()
-        (folder / "policy.toml").write_text(self._plain.replace('name = "test"', f'name = "{name}"', 1))
-        (folder / "rows.toml").write_text(deny("one.test").replace('name = "one.test"', f'name = "{name}"'))
-        return folder
 
 
 @pytest.mark.usefixtures("sides")
@@ -219,27 +154,28 @@ def test_r12_a_folder_of_files_that_is_replaced_as_a_whole_is_never_read_half_an
                     folder.turn()
                     if turn % 100 == 0:
                         bystander.go_on()
-            assert digest(proxy)
+                until(lambda: another_was_in_force(proxy, folder), "few sets are in force")
+            until(lambda: proxy.reload()["outcome"] == "done", "the last set is never in force")
         records = proxy.lines()[earlier:]
     finally:
         proxy.stop()
     denied = [each for each in records if each["event"] == "decision" and each["host"] == "one.test"]
     assert {(each["policy"] == each["rule"], each["reason"]) for each in denied} == {(True, "name_denied")}
     sets = {(each["policy"], each["digest"]) for each in records}
-    assert len(sets) == len(dict(sets)) > 5
+    assert len(sets) == len(dict(sets)) > ENOUGH
     reloads = Counter(each["outcome"] for each in records if each["event"] == "reload")
     figures[f"a folder replaced by {how}"] = f"{turns} times, reloads: {dict(reloads)}, {len(sets)} in force, 0 mixed"
 
 
+def another_was_in_force(proxy: Daemon, folder: Folder) -> bool:
+    """Whether enough of the sets were; if not, here is one more."""
+    if len({each["digest"] for each in proxy.reloads() if each["outcome"] == "done"}) > ENOUGH:
+        return True
+    folder.turn()
+    return False
+
+
 # Written in place
-
-
-def loads(policy: Path) -> str | None:
-    """What a record would call this policy; None where it is none."""
-    try:
-        return load(str(policy), read_policy_file, today()).digest[:DIGEST_DIGITS]
-    except PolicyError:
-        return None
 
 
 @pytest.mark.usefixtures("sides")

@@ -275,13 +275,13 @@ def test_who_hangs_up_without_hearing_us_did_not_want_to_be_asked_by_us(path: st
     def hang_up(visitor: socket.socket) -> None:
         assert visitor.recv(1, socket.MSG_PEEK) == RELOAD[:1]
 
-    with answered(path, hang_up), pytest.raises(OSError, match="by root or by its own account"):
+    with answered(path, hang_up), pytest.raises(OSError, match="within a second, by root or by its own account"):
         ask(path)
 
 
 def test_who_hangs_up_without_a_word_did_not_want_to_be_asked_by_us(path: str) -> None:
     """So it looks when another account asks."""
-    with answered(path, says(b"")), pytest.raises(OSError, match="by root or by its own account"):
+    with answered(path, says(b"")), pytest.raises(OSError, match="within a second, by root or by its own account"):
         ask(path)
 
 
