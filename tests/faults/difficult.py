@@ -33,6 +33,11 @@ KERNELS: Final = 100 * MB
 
 LONG_ENOUGH: Final = 120.0  # seconds for which a peer of ours waits for anything; no test lasts so long
 
+IDLE: Final = "[limits]\nidle_seconds = 12\n"
+"""Soon enough to wait for, and longer than a loaded machine stands still."""
+
+SLOWLY: Final = 3.5  # seconds between two octets, so that five last for longer than that
+
 Step = bytes | Callable[[socket.socket], None]
 """What a peer does next: say something, or anything else."""
 
@@ -46,8 +51,11 @@ UPGRADE: Final = ("Connection: Upgrade", "Upgrade: websocket")
 
 
 def hear(connection: socket.socket) -> None:
-    """Take the request's head, and nothing of its body."""
-    read_until(connection, b"\r\n\r\n")
+    """Take the request's head, and nothing of its body. Raises ConnectionError where none comes."""
+    try:
+        read_until(connection, b"\r\n\r\n")
+    except AssertionError as given_up:
+        raise ConnectionError("who came has left") from given_up
 
 
 def hear_octet(connection: socket.socket) -> None:
@@ -98,6 +106,11 @@ def dripping(octets: bytes, pause: float) -> Step:
             time.sleep(pause)
 
     return drip
+
+
+def pause(seconds: float) -> Step:
+    """Do nothing for a while."""
+    return lambda _: time.sleep(seconds)
 
 
 def follow(script: Sequence[Step], connection: socket.socket) -> None:
