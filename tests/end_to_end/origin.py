@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+_CROWD = 4096  # that may wait until they are accepted
 _WILDCARDS = ("0.0.0.0", "::")
 
 
@@ -36,7 +37,7 @@ class Listener:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             self._bind(sock, address)
-            sock.listen()
+            sock.listen(_CROWD)
             self.port = sock.getsockname()[1]
             self._sockets.append(sock)
             threading.Thread(target=self._accept, args=(sock,), daemon=True).start()
@@ -65,7 +66,7 @@ class Listener:
                 came = self._markers[marker.getsockname()[:2]] = threading.Event()
                 marker.settimeout(60)
                 marker.connect((address, self.port))
-                came.wait(20)
+                came.wait(60)
         return self._arrived
 
     def close(self) -> None:
@@ -90,7 +91,6 @@ class Listener:
 
     def _run(self, connection: socket.socket) -> None:
         with connection:
-            connection.settimeout(60)
             try:
                 self.serve(connection)
             except OSError:

@@ -48,7 +48,7 @@ class Regular:
 
     def __enter__(self) -> Self:
         self._kept, self._tunnel = (self._stack.enter_context(self._at_the_worker()) for _ in range(2))
-        echoing = Listener(_echo_for_ever, self.scene.origin.addresses[:1])
+        echoing = Listener(echo, self.scene.origin.addresses[:1])
         self._stack.callback(echoing.close)
         assert connect(self._tunnel, f"{echoing.addresses[0]}:{echoing.port}").status == 200
         return self
@@ -79,12 +79,6 @@ class Regular:
             if accepted_by(self.proxy.workers(), client) == self.worker:
                 return client
             client.close()
-
-
-def _echo_for_ever(connection: socket.socket) -> None:
-    """Whatever time passes between two visits: on a slow machine that may be long."""
-    connection.settimeout(None)
-    echo(connection)
 
 
 class Returning:
