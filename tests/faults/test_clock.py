@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from proxyd.net.resolver import LONGEST_TTL
 from tests import namespace
 from tests.end_to_end.asking import answer, connect, get
 from tests.end_to_end.daemon import ticks
@@ -75,6 +76,7 @@ def test_r12_a_clock_that_jumps_ends_nothing_and_forgets_nothing(
 ) -> None:
     """Idle tunnels, heads half sent, idle connections and answers of DNS are as old as they are, whatever it says."""
     jumps = [*JUMPS, *(JUMPS[each % len(JUMPS)] for each in range(10_000 if long else 1000))]
+    scene.nameserver.zone["origin.test"].ttl = int(LONGEST_TTL)
     proxy = scene.start(env=faults.env)
     warm_up(scene, proxy)
     target = f"{scene.origin.addresses[0]}:{scene.origin.port}"
