@@ -73,7 +73,7 @@ def held(made: Stand, told: Report, tunnels: int, turn: float) -> None:
     what = f"{said['errors']} lost; {each:.1f} KB and {files:g} files each"
     told.rows.append((f"{tunnels:,} tunnels that stand", what))
     for done, one, other in zip(works, alone, beside, strict=True):
-        told.rows.append((f"{TITLES[done.word]}, {done.links} at once, beside them and without", _compared(other, one)))
+        told.rows.append((f"{TITLES[done.word]}, {done.links} at once, beside them and without", compared(other, one)))
     told.raw["held"] = {"alone": alone, "beside": beside, "standing": said}
 
 
@@ -95,10 +95,11 @@ def full_rate(made: Stand, told: Report, clients: int, seconds: float, turn: flo
 
 def _judge_memory(made: Stand, told: Report, cycles: list[float]) -> None:
     """The slope of what is resident, a point for each cycle of all kinds of work."""
-    means = [
-        ((begin + end) / 2, fmean(each.vitals.memory for each in made.samples if begin <= each.at < end) / MB)
+    taken = [
+        ((begin + end) / 2, [each.vitals.memory for each in made.samples if begin <= each.at < end])
         for begin, end in pairwise(cycles)
     ]
+    means = [(middle, fmean(memory) / MB) for middle, memory in taken if memory]  # where the watcher was held up: none
     told.raw["memory"] = means
     if len(means) - WARM < LEAST_POINTS:
         told.rows.append(("slope of memory", "too short a run to say"))
@@ -126,7 +127,7 @@ def lorises(made: Stand, told: Report, count: int, rounds: int, turn: float) -> 
         made.rest()
     for kind in KINDS:
         row = f"{TITLES[kind]}, beside {count:,} lorises and without"
-        told.rows.append((row, _compared(*(_typical(said[kind]) for said in (beside, without)))))
+        told.rows.append((row, compared(*(_typical(said[kind]) for said in (beside, without)))))
     told.raw["lorises"] = {"without": without, "beside": beside}
 
 
@@ -143,7 +144,10 @@ def _typical(said: Sequence[Said]) -> Said:
     return {key: median(each[key] for each in said) for key in ("done", "seconds", "p50_us", "p99_us", "p999_us")}
 
 
-def _compared(one: Said, other: Said) -> str:
+def compared(one: Said, other: Said) -> str:
+    """How much more of each figure there is in one than in the other."""
+    if not (other["done"] and other["p50_us"]):
+        return "too little was done to compare"
     rate, p50, p99 = (_rate(one) / _rate(other), *(one[key] / other[key] for key in ("p50_us", "p99_us")))
     return f"rate {TIMES}{rate:.2f}, p50 {TIMES}{p50:.2f}, p99 {TIMES}{p99:.2f}"
 

@@ -18,8 +18,9 @@ from tests.bench import names
 from tests.bench.contenders import ROOT, Contender
 from tests.bench.ground import build, enter_own_network
 from tests.bench.works import Load, Said, Work
-from tests.end_to_end.daemon import Daemon, policy_text, ticks
+from tests.end_to_end.daemon import Daemon, policy_text
 from tests.end_to_end.vitals import Vitals, vitals
+from tests.faults.ordeal import at_rest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,14 +83,8 @@ class Stand:
 
     def rest(self) -> Vitals:
         """Wait until the daemon does nothing: how it is then."""
-        last, since = self.sample(), time.monotonic()
-        for _ in ticks():
-            now = vitals(self.daemon)
-            if (now.files, now.tasks) != (last.files, last.tasks):
-                last, since = now, time.monotonic()
-            if time.monotonic() - since > 2:  # tasks are counted once a second
-                break
-        return last
+        self.sample()
+        return at_rest(self.daemon)
 
     @contextmanager
     def lorises(self, count: int) -> Iterator[None]:

@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from tests import namespace
+from tests.soak.parts import compared
 from tests.soak.picture import Row, picture
 from tests.soak.slope import slope
 from tests.tools import give_up, tool
@@ -69,6 +70,15 @@ def test_the_slope_is_that_of_the_line() -> None:
     assert found.noise == pytest.approx(0.0, abs=1e-9)
     with pytest.raises(ValueError, match="3 points"):
         slope([(0, 0), (1, 1), (2, 2)])
+
+
+def test_what_a_machine_had_no_time_for_is_not_compared() -> None:
+    """A turn of a short run may pass with nothing done, where the machine has others to serve."""
+    some = {"done": 10, "seconds": 0.5, "p50_us": 20.0, "p99_us": 30.0}
+    nothing = dict.fromkeys(some, 0) | {"seconds": 0.5}
+    assert compared(some, some).startswith("rate \N{MULTIPLICATION SIGN}1.00, p50 ")
+    assert compared(nothing, some).startswith("rate \N{MULTIPLICATION SIGN}0.00, p50 ")
+    assert compared(some, nothing) == "too little was done to compare"
 
 
 def test_a_picture_shows_what_it_was_given_and_nothing_of_it_as_markup() -> None:
