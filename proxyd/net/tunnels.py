@@ -164,6 +164,8 @@ class Tunnels:
         """End those that stood still for too long."""
         while True:
             await trio.sleep(SWEEP_SECONDS)
+            # Where the worker stood still, `run` wakes together with us: what waits in the kernel is heard first.
+            await trio.lowlevel.checkpoint()
             for tunnel in self._deadlines.idle(trio.current_time()):
                 self._end(tunnel, "idle")
             self._close_ended()

@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 from trio.lowlevel import checkpoint
+from trio.testing import wait_all_tasks_blocked
 
 from proxyd.net import tunnels
 from proxyd.net.pipes import CAPACITY
 from proxyd.net.relay import Flow
 from proxyd.net.tunnels import PIECE, Tunnels
-from tests.net.joined import MUCH, SMALL, Joined, Joins, joining, stuffed
+from tests.net.joined import IDLE, MUCH, SMALL, Joined, Joins, joining, stuffed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from trio.testing import MockClock
 
 
 @pytest.fixture
@@ -166,6 +169,18 @@ async def test_however_many_streams_flow_a_turn_has_an_end(
         moved = sum(later > earlier for earlier, later in zip(before, arrived, strict=True))
         assert moved <= (turns.taken - taken) * 2 * 4
         taken = turns.taken
+
+
+async def test_who_spoke_while_nobody_here_could_listen_is_heard_before_the_silent_are_ended(
+    join: Joins, mock_clock: MockClock
+) -> None:
+    """A worker that stood still for longer than a tunnel may: octets wait in the kernel, and two tasks wake at once."""
+    joined = join()
+    for _ in range(30):  # which of the two goes first is left to chance by trio
+        await wait_all_tasks_blocked()
+        joined.client.sock.send(b"a")
+        mock_clock.jump(2 * IDLE)
+        assert await joined.origin.exactly(1) == b"a"
 
 
 async def test_a_tunnel_that_ends_while_it_waits_for_its_next_turn_has_none(
