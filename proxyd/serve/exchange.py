@@ -325,6 +325,7 @@ class Exchange:
             idle_seconds=self._idle_seconds,
             flow=self._flow,
             answered=self.trail.answered,
+            completed=self._leave_place,  # before it can ask again
         )
         try:
             with self._revocable(forward.revoke):

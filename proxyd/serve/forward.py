@@ -47,8 +47,9 @@ class Forward:
 
     request: as the origin shall get it. without_identity: headers that must not reach it, besides those that never do
     where there are such; None where it may have them all. upgrade: whether a WebSocket was asked for.
-    flow: counts the bodies; readable also when the exchange was cancelled. answered: called when the answer begins.
-    status: the origin's, once known.
+    flow: counts the bodies; readable also when the exchange was cancelled. answered: called when the answer begins;
+    completed: when all of it is sent, which a client may know before anybody else here does. status: the origin's, once
+    known.
     """
 
     client: Wire
@@ -60,6 +61,7 @@ class Forward:
     idle_seconds: float
     flow: Flow
     answered: Callable[[], None]
+    completed: Callable[[], None]
     status: int | None = None
     _failure: Failed | None = field(default=None, init=False)
     _switched: bool = field(default=False, init=False)
@@ -209,6 +211,7 @@ class Forward:
             raise Failed(Reason.ORIGIN_MALFORMED) from None
         self._ending = True
         await self._down(self._framed(piece))
+        self.completed()
 
     def _framed(self, piece: list[Sent]) -> bytes:
         """The octets of a piece of the answer for the client, its body counted."""

@@ -119,6 +119,7 @@ def forwarding(
         idle_seconds=60.0,
         flow=Flow(),
         answered=lambda: None,
+        completed=lambda: None,
     )
 
 

@@ -290,6 +290,39 @@ async def test_r10_who_was_refused_and_does_not_leave_holds_no_place(request_: b
 
 
 @in_virtual_time
+async def test_r10_who_was_answered_before_all_was_asked_and_does_not_leave_holds_no_place() -> None:
+    """They are heard out in the same way."""
+    world = World()
+    async with connected(world) as client:
+        await client.send(get("http://example.com/", "Content-Length: 100", method="POST") + b"x")
+        origin = await world.origin()
+        assert world.house.requests == 1
+        await origin.send(OK)
+        assert (await client.answer()).status == 200
+        await trio.testing.wait_all_tasks_blocked()
+        assert world.house.requests == 0
+
+
+@in_virtual_time
+async def test_r10_a_place_is_free_again_for_who_asks_at_the_last_octet_of_an_answer() -> None:
+    """On another connection, say: nobody is told that there is no room for what is over."""
+    for _ in range(20):  # who goes first of those that can is left to chance by trio
+        world = World()
+        async with connected(world) as client, trio.open_nursery() as nursery:
+
+            async def look(world: World, client: Connection) -> None:
+                await client.until(HEAD + b"hi")
+                assert world.house.requests == 0
+
+            await client.send(get())
+            origin = await world.origin()
+            nursery.start_soon(look, world, client)
+            await trio.testing.wait_all_tasks_blocked()
+            assert world.house.requests == 1
+            await origin.send(OK)
+
+
+@in_virtual_time
 async def test_r10_who_came_as_a_stranger_and_is_a_client_by_now_has_no_place_to_ask_from() -> None:
     """Strangers are heard beside the places; a new policy may know them, and they come again."""
     world = World()

@@ -1134,6 +1134,7 @@ class Between:
     def __init__(self, request: h11.Request, idle_seconds: float) -> None:
         self.client, self.origin = End(h11.SERVER), End(h11.CLIENT)
         self.answered: list[float] = []
+        self.completed: list[bytes] = []
         self.it = Forward(
             client=self.client.wire,
             origin=self.origin.wire,
@@ -1144,6 +1145,7 @@ class Between:
             idle_seconds=idle_seconds,
             flow=Flow(),
             answered=lambda: self.answered.append(trio.current_time()),
+            completed=lambda: self.completed.append(b"".join(self.client.sent)),
         )
 
     async def ask(self) -> None:
@@ -1207,6 +1209,37 @@ async def test_a_forward_that_has_failed_is_not_revoked_any_more() -> None:
     forward.it.revoke()
     assert failed.value.reason is Reason.ORIGIN_CLOSED
     assert failed.value is forward.it._failure  # noqa: SLF001 - the one thing that revoke could change
+
+
+@pytest.mark.parametrize("pieces", [(OK,), (OK[:-1], OK[-1:])])
+@in_virtual_time
+async def test_r10_an_answer_is_complete_once_its_last_octet_is_sent(pieces: tuple[bytes, ...]) -> None:
+    forward = _forward()
+    await forward.ask()
+    forward.client.listen()
+    async with trio.open_nursery() as nursery:
+
+        async def answer() -> None:
+            for piece in pieces:
+                await forward.origin.peer.send(piece)
+                await trio.testing.wait_all_tasks_blocked()
+
+        nursery.start_soon(answer)
+        assert await forward.it.run() is False
+    (sent,) = forward.completed
+    assert sent.endswith(b"\r\n\r\nhi")
+
+
+@pytest.mark.parametrize("answer", [b"", OK[:-1], b"HTTP/1.1 103 Early Hints\r\n\r\n", b"no answer\r\n\r\n"])
+@in_virtual_time
+async def test_an_answer_that_breaks_off_is_never_complete(answer: bytes) -> None:
+    forward = _forward()
+    await forward.ask()
+    await forward.origin.peer.send(answer)
+    await forward.origin.peer.end()
+    with pytest.raises(Failed):
+        await forward.it.run()
+    assert forward.completed == []
 
 
 # What is spared where nothing has to be waited for
