@@ -163,10 +163,10 @@ class Tunnels:
     async def _sweep(self) -> None:
         """End those that stood still for too long."""
         while True:
-            await trio.sleep(SWEEP_SECONDS)
-            # Where the worker stood still, `run` wakes together with us: what waits in the kernel is heard first.
-            await trio.lowlevel.checkpoint()
-            for tunnel in self._deadlines.idle(trio.current_time()):
+            due = trio.current_time() + SWEEP_SECONDS
+            await trio.sleep_until(due)
+            # Not those for whom it is time by now: if this worker stood still since, they may have spoken.
+            for tunnel in self._deadlines.idle(due):
                 self._end(tunnel, "idle")
             self._close_ended()
 

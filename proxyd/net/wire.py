@@ -43,6 +43,7 @@ class Wire:
         self._received = bytearray(received)  # read from the stream, not yet given to h11
         self._scan: ChunkedScan | None = None
         self._tunnel = False
+        self._owing = False  # whether of what was framed, or was to be said, not every octet was handed over
         self._ignored = False  # the empty line before the head that is waited for
 
     async def wait(self) -> bool:
@@ -104,11 +105,17 @@ class Wire:
 
     async def send(self, event: Sent) -> None:
         """Send a message, or a part of one. Raises h11.LocalProtocolError for what may not be sent now."""
-        await self.stream.send_all(self.framed(event))
+        await self.say(self.framed(event))
 
     def framed(self, event: Sent) -> bytes:
-        """The octets of `event`, which are now as good as sent: the caller does send them."""
+        """The octets of `event`, which are now as good as sent: the caller does `say` them."""
         return self._h11.send(event)
+
+    async def say(self, octets: bytes) -> None:
+        """Hand over what was framed. If this is cut off, so is the message, wherever h11 is: nothing may follow it."""
+        self._owing = True
+        await self.stream.send_all(octets)
+        self._owing = False
 
     async def wait_for_eof(self) -> None:
         """Return when the peer ends the connection; what it sends meanwhile is kept, within bounds."""
@@ -160,7 +167,7 @@ class Wire:
     @property
     def reusable(self) -> bool:
         """Whether both messages of this exchange are complete and neither side wants to close."""
-        return self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
+        return not self._owing and self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
 
     @property
     def persistent(self) -> bool:
@@ -182,12 +189,12 @@ class Wire:
     @property
     def torn(self) -> bool:
         """Whether our message has begun and is not complete."""
-        return self._h11.our_state is h11.SEND_BODY
+        return self._owing or self._h11.our_state is h11.SEND_BODY
 
     @property
     def can_respond(self) -> bool:
         """Whether a response may still begin."""
-        return not self._tunnel and self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE)
+        return not (self._tunnel or self._owing) and self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE)
 
     def _next_event(self) -> type[h11.NEED_DATA | h11.PAUSED] | h11.Event:
         try:

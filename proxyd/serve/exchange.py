@@ -419,7 +419,7 @@ class Exchange:
     async def _send(self, octets: bytes) -> None:
         """Send a few octets of our own. Raises trio.BrokenResourceError also for a client that does not read."""
         with trio.move_on_after(SAY_SECONDS):
-            return await self._wire.stream.send_all(octets)
+            return await self._wire.say(octets)
         raise trio.BrokenResourceError("the client does not read")
 
     async def _part_unless_reusable(self) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SOON_SECONDS: Final = 1.0  # for an answer to begin, before it is watched whether the client still waits for it
 LEAVE_SECONDS: Final = 10.0  # until the answer to a client that has ended its side must have begun
 STALL_SECONDS: Final = 120.0  # for an origin to take a piece of the request; meanwhile nobody looks after the client
-MOST_AT_ONCE: Final = 16  # chunks that are sent together; an origin can make thousands of one read, and others wait
+MOST_AT_ONCE: Final = 16  # chunks that are sent together, before others have their turn
 MOST_INTERIM: Final = 32  # 1xx responses before the final one; a server that sends more means no good
 
 
@@ -66,7 +66,7 @@ class Forward:
     _failure: Failed | None = field(default=None, init=False)
     _switched: bool = field(default=False, init=False)
     _watched: bool = field(default=False, init=False)
-    _ending: bool = field(default=False, init=False)
+    _complete: bool = field(default=False, init=False)
     _tasks: trio.Nursery = field(init=False)
     _awaited: list[Reason | None] = field(default_factory=lambda: [Reason.ORIGIN_TIMEOUT], init=False)
     _scope: trio.CancelScope = field(default_factory=trio.CancelScope, init=False)
@@ -91,9 +91,9 @@ class Forward:
         return self._switched
 
     def revoke(self) -> None:
-        """End it: it is not allowed any longer."""
-        self._failure = self._failure or Failed(Reason.REVOKED)
-        self._scope.cancel()
+        """End it: it is not allowed any longer. What is over already was allowed."""
+        if not self._complete:
+            self._fail(Failed(Reason.REVOKED))
 
     async def _settled(self, carry: Callable[[], Awaitable[None]]) -> None:
         """Carry one direction; the first failure of either ends both."""
@@ -103,14 +103,11 @@ class Forward:
             self._fail(failure)
 
     async def _beside(self, carry: Callable[[], Awaitable[None]]) -> None:
-        """The same for what goes on beside the answer: how it ends matters to nobody who has the whole of that.
-
-        A client that has seen the last octet may leave before we are told that it was sent.
-        """
+        """The same for what goes on beside the answer: who has the whole of that may leave, and was served."""
         try:
             await carry()
         except Failed as failure:
-            if not self._ending:
+            if not self._complete:
                 self._fail(failure)
 
     def _fail(self, failure: Failed) -> None:
@@ -141,7 +138,7 @@ class Forward:
     async def _transmit(self, octets: bytes) -> bool:
         try:
             with trio.move_on_after(STALL_SECONDS) as stalled:
-                await self.origin.stream.send_all(octets)
+                await self.origin.say(octets)
         except trio.BrokenResourceError:
             return False
         if stalled.cancelled_caught:
@@ -195,22 +192,25 @@ class Forward:
             piece: list[Sent] = [response_to_client(head, self.via)]
             event = self.origin.received()
             while not isinstance(event, h11.EndOfMessage):
-                if event is None or len(piece) == MOST_AT_ONCE:
-                    octets, piece = self._framed(piece), []
-                    await self._down(octets)
-                if event is None:
-                    self._watch()
-                    event = await self.origin.receive()
-                else:
+                if event is not None:
                     piece.append(event)
                     event = self.origin.received()
+                if event is None:
+                    octets, piece = self._framed(piece), []
+                    await self._down(octets)
+                    self._watch()
+                    event = await self.origin.receive()
+                elif len(piece) == MOST_AT_ONCE:
+                    octets, piece = self._framed(piece), []
+                    await self._down(octets)
+                    await trio.lowlevel.checkpoint()  # an origin can make thousands of chunks of one read
             piece.append(h11.EndOfMessage(headers=trailers(event) if self._client_is_modern() else []))
         except trio.BrokenResourceError:
             raise Failed(Reason.ORIGIN_CLOSED) from None
         except Malformed:
             raise Failed(Reason.ORIGIN_MALFORMED) from None
-        self._ending = True
         await self._down(self._framed(piece))
+        self._complete = True
         self.completed()
 
     def _framed(self, piece: list[Sent]) -> bytes:
@@ -256,7 +256,7 @@ class Forward:
         """Send to the client."""
         try:
             with self._waiting_for_client(None):
-                await self.client.stream.send_all(octets)
+                await self.client.say(octets)
         except trio.BrokenResourceError:
             raise Failed(None) from None
         self._stir()

@@ -1033,6 +1033,36 @@ async def test_our_message_is_torn_from_its_head_to_its_end() -> None:
     assert torn == [False, True, False]
 
 
+@pytest.mark.parametrize("events", [1, 2])
+async def test_attack_5_nothing_follows_a_message_whose_last_octets_were_not_handed_over(events: int) -> None:
+    """Framed it is, and half of it may be with the peer: a response behind that would stand in the middle of it."""
+    ours, theirs = memory_stream_pair()
+    await theirs.send_all(GET)
+    wire = Wire(ours, h11.SERVER)
+    await wire.receive_head()
+    answer = (h11.Response(status_code=200, headers=[("Content-Length", "0")]), h11.EndOfMessage())[:events]
+    octets = b"".join(map(wire.framed, answer))
+    ours.send_stream.send_all_hook = trio.sleep_forever
+    with trio.move_on_after(0.01):
+        await wire.say(octets)
+    assert wire.torn
+    assert not wire.reusable
+    assert not wire.can_respond
+
+
+async def test_attack_5_no_response_follows_an_interim_one_that_was_cut_off() -> None:
+    ours, theirs = memory_stream_pair()
+    await theirs.send_all(GET)
+    wire = Wire(ours, h11.SERVER)
+    await wire.receive_head()
+    octets = wire.framed(h11.InformationalResponse(status_code=103, headers=[]))
+    assert wire.can_respond
+    ours.send_stream.send_all_hook = trio.sleep_forever
+    with trio.move_on_after(0.01):
+        await wire.say(octets)
+    assert not wire.can_respond
+
+
 # What has been read before
 
 

@@ -21,14 +21,15 @@ from proxyd.policy.address import Resolution
 from proxyd.serve.exchange import Exchange
 from proxyd.serve.kept import Kept
 from proxyd.serve.revocation import revoke
+from proxyd.serve.session import serve_connection
 from tests.http.hellos import GOOD, NAME
-from tests.serve.scene import OK, PUBLIC, World, connect, connected, exchange, get, in_virtual_time, policy, visit
+from tests.serve.scene import OK, PUBLIC, Peer, World, connect, connected, exchange, get, in_virtual_time, policy, visit
 from tests.serve.test_exchange_on_credentials import ALICE, BOB, GUESTS, HERE, Ring, basic, client
 from tests.serve.test_exchange_on_sockets import HEAD, SOON, SWITCHING, UPGRADE, Real, Tunnelling, first, tunnelling
 
 if TYPE_CHECKING:
     from proxyd.policy.model import Policy
-    from tests.serve.scene import Connection, Peer
+    from tests.serve.scene import Connection
 
 DENIED: Final = '[[deny]]\nname = "late"\nreason = "a test"\nhosts = ["example.com"]'
 ADDRESS_DENIED: Final = f'[[deny]]\nname = "late"\nreason = "a test"\nnetworks = ["{PUBLIC}/32"]'
@@ -176,6 +177,35 @@ async def test_attack_7_7_an_answer_that_has_begun_is_cut_and_never_ends_cleanly
     assert (b"chunked" in head) == ("Length" not in framing)
     is_revoked(world, 200)
     assert world.only()[1].outcome == "revoked"
+
+
+@pytest.mark.parametrize(
+    "framing", ["Content-Length: 9\r\n\r\nthe whole", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"]
+)
+@pytest.mark.parametrize("what", ["is revoked", "stands still"])
+@in_virtual_time
+async def test_attack_5_nothing_follows_an_answer_that_is_cut_in_its_last_piece(framing: str, what: str) -> None:
+    """All of it is framed by then, and its client is slow to take it: what it asked behind that is not answered."""
+    world = World()
+    ours, theirs = memory_stream_pair()
+    client = Peer(ours)
+
+    async def serve() -> None:
+        await serve_connection(theirs, visit(), world.seams)
+        await trio.aclose_forcefully(theirs)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        await client.send(get() + get("http://other.example/"))
+        theirs.send_stream.send_all_hook = trio.sleep_forever
+        await (await world.origin()).send(f"HTTP/1.1 200 OK\r\n{framing}".encode())
+        await trio.testing.wait_all_tasks_blocked()
+        if what == "is revoked":
+            world.amend(policy(DENIED))
+            assert revoke(world.seams) == 1
+        assert (await client.rest()).count(b"HTTP/1.1") == 1
+        await world.leave()
+    assert world.only()[1].outcome == ("revoked" if what == "is revoked" else "client_gone")
 
 
 @in_virtual_time
