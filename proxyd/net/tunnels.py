@@ -167,8 +167,19 @@ class Tunnels:
             await trio.sleep_until(due)
             # Not those for whom it is time by now: if this worker stood still since, they may have spoken.
             for tunnel in self._deadlines.idle(due):
-                self._end(tunnel, "idle")
+                self._end_unless_heard(tunnel)
             self._close_ended()
+
+    def _end_unless_heard(self, tunnel: Tunnel) -> None:
+        """What waits in the kernel came in time, if `run` was late."""
+        self._now = trio.current_time()
+        before = tunnel.idle_at
+        self._move(tunnel.up)
+        self._move(tunnel.down)
+        if tunnel.idle_at == before:
+            self._end(tunnel, "idle")
+        else:
+            self._deadlines.add(tunnel)
 
     def _turn(self) -> None:
         """A turn for each who has something to move: first those whose last turn was over too soon."""

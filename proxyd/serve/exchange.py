@@ -297,6 +297,7 @@ class Exchange:
     async def _refuse_name(self) -> str:
         """Nothing of it has reached the origin. A TLS client understands the alert; anybody else the end."""
         self.trail.learn(verdict="deny", reason=Reason.TLS_NAME.value, rule="tls_name")
+        self._leave_place()
         await self._send(ALERT_UNRECOGNIZED_NAME)
         await self._wire.linger(LINGER_SILENCE, LINGER_SECONDS)
         return Reason.TLS_NAME.value
@@ -391,6 +392,7 @@ class Exchange:
         if not self._wire.between_messages:
             fields.append(("Connection", "close"))
         await self._say(h11.Response(status_code=HTTPStatus.OK, headers=fields, reason="OK"), h11.EndOfMessage())
+        self._leave_place()
         await self._part_unless_reusable()
         return "answered_here"
 

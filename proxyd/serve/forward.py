@@ -84,6 +84,8 @@ class Forward:
                 if self._failure is None:
                     await self._settled(self._carry_response)
                 self._tasks.cancel_scope.cancel()
+        if self._complete:  # whatever else happened in the same moment
+            return False
         if self._failure is not None:
             raise self._failure
         if self._scope.cancelled_caught:
@@ -174,7 +176,7 @@ class Forward:
         with suppress(trio.BrokenResourceError):
             await self.client.wait_for_eof()
             await trio.sleep(LEAVE_SECONDS)
-            if not self.client.can_respond:
+            if self.status is not None and self.status >= HTTPStatus.OK:
                 self.idle_seconds = min(self.idle_seconds, HALF_CLOSED_SECONDS)
                 self._stir()
                 return

@@ -18,7 +18,7 @@ from proxyd.net import tunnels
 from proxyd.net.pipes import CAPACITY
 from proxyd.net.relay import Flow
 from proxyd.net.tunnels import PIECE, Tunnels
-from tests.net.joined import IDLE, MUCH, SMALL, Joined, Joins, joining, stuffed
+from tests.net.joined import IDLE, MUCH, SMALL, Joined, Joins, joining, passes, stuffed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -184,6 +184,23 @@ async def test_who_spoke_while_nobody_here_could_listen_is_heard_before_the_sile
         mock_clock.jump(2 * IDLE)
         for joined in several:
             assert await joined.origin.exactly(1) == b"a"
+
+
+async def test_who_spoke_just_before_it_was_time_is_heard_though_nobody_here_could_listen(
+    join: Joins, mock_clock: MockClock
+) -> None:
+    """It was due within the second that this worker stood still; the silent one beside it is ended."""
+    for _ in range(10):
+        speaking, silent = join(), join()
+        for _ in range(int(IDLE) - 1):
+            await passes(mock_clock, 1)
+        speaking.client.sock.send(b"a")
+        mock_clock.jump(2)
+        assert await speaking.origin.exactly(1) == b"a"
+        await passes(mock_clock, 1)
+        assert (speaking.flow.outcome, silent.flow.outcome) == ("cancelled", "idle")
+        speaking.client.reset()
+        await speaking.over.wait()
 
 
 async def test_a_tunnel_that_ends_while_it_waits_for_its_next_turn_has_none(

@@ -304,6 +304,17 @@ async def test_r10_who_was_answered_before_all_was_asked_and_does_not_leave_hold
 
 
 @in_virtual_time
+async def test_r10_who_was_answered_here_before_all_was_asked_holds_no_place() -> None:
+    world = World()
+    async with connected(world) as client:
+        fields = ("Max-Forwards: 0", "Content-Length: 100")
+        await client.send(get("http://example.com/", *fields, method="OPTIONS") + b"x")
+        await client.until(HEAD)
+        await trio.testing.wait_all_tasks_blocked()
+        assert world.house.requests == 0
+
+
+@in_virtual_time
 async def test_r10_a_place_is_free_again_for_who_asks_at_the_last_octet_of_an_answer() -> None:
     """On another connection, say: nobody is told that there is no room for what is over."""
     for _ in range(20):  # who goes first of those that can is left to chance by trio

@@ -179,6 +179,7 @@ async def test_a_client_that_is_refused_so_is_heard_out_so_that_no_reset_overtak
         await opened(world, client)
         await client.send(OTHERS["another name"])
         assert await client.rest() == ALERT_UNRECOGNIZED_NAME
+        assert world.house.tunnels == 0, "others need not wait for that"
         await client.over.wait()
         assert client.ended == LINGER_SILENCE == 1.0
 
