@@ -197,14 +197,14 @@ class Forward:
                 if event is not None:
                     piece.append(event)
                     event = self.origin.received()
+                if event is not None and len(piece) < MOST_AT_ONCE:
+                    continue
+                octets, piece = self._framed(piece), []
+                await self._down(octets)
                 if event is None:
-                    octets, piece = self._framed(piece), []
-                    await self._down(octets)
                     self._watch()
                     event = await self.origin.receive()
-                elif len(piece) == MOST_AT_ONCE:
-                    octets, piece = self._framed(piece), []
-                    await self._down(octets)
+                else:
                     await trio.lowlevel.checkpoint()  # an origin can make thousands of chunks of one read
             piece.append(h11.EndOfMessage(headers=trailers(event) if self._client_is_modern() else []))
         except trio.BrokenResourceError:

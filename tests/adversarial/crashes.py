@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import proxyd
+from tests.end_to_end.patient import driven
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.adversarial.secrets import Plant
     from tests.end_to_end.conftest import Scene
     from tests.end_to_end.daemon import Daemon
@@ -45,6 +45,4 @@ def crashing(scene: Scene, directory: Path, site: tuple[str, str], held: Plant) 
     """A daemon that has this bug, and a file that is there once it was met."""
     mark = directory / "mark"
     driver = CRASH.format(mark=str(mark), secret=held.secret, module=site[0], function=site[1])
-    (directory / "sitecustomize.py").write_text(driver)
-    path = os.pathsep.join((str(directory), str(Path(proxyd.__file__).parents[1])))
-    return scene.start(env=os.environ | {"PYTHONPATH": path}), mark
+    return scene.start(env=driven(directory, driver)), mark

@@ -20,8 +20,13 @@ exchange.LINGER_SILENCE = exchange.LINGER_SECONDS = 60.0
 
 
 def patient(directory: Path) -> dict[str, str]:
-    """The environment of such a daemon. directory: of its own, for what Python runs before anything else (site)."""
+    """The environment of such a daemon. directory: of its own."""
+    return driven(directory, _DRIVER)
+
+
+def driven(directory: Path, driver: str) -> dict[str, str]:
+    """The environment in which Python runs these words before anything else (site), from a file in `directory`."""
     directory.mkdir(exist_ok=True)
-    (directory / "sitecustomize.py").write_text(_DRIVER)
+    (directory / "sitecustomize.py").write_text(driver)
     path = os.pathsep.join((str(directory), str(Path(proxyd.__file__).parents[1])))
     return os.environ | {"PYTHONPATH": path}
